@@ -1,0 +1,360 @@
+"""Errors: one tree, so that a caller can catch as widely or as narrowly as it can act.
+
+    FondacoError
+    ├── InputError                    what was asked cannot be done as asked; the same call again fails again
+    │   ├── NotFoundError             a name that nothing has; carries the names that exist and suggests the nearest
+    │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError
+    │   ├── AlreadyExistsError        a name that is taken by something different
+    │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
+    │   │   └── SchemaResolutionError a writer's rows cannot be read with this reader schema
+    │   ├── DataError                 data that does not fit its schema
+    │   │   ├── RowError              one value of one row: row, field path, value, expectation
+    │   │   ├── KeyTypeError          a key that the store's key schema cannot hold
+    │   │   ├── DuplicateKeyError     two different values for one key in one push
+    │   │   └── DecodeError           bytes that are not a row of the schema: byte position and reason
+    │   ├── DefinitionError           a feature definition that cannot work; found before anything runs
+    │   │   └── NaiveTimestampError   times without a zone, where the source does not say tz=
+    │   └── MissingExtraError         an optional dependency is not installed; names the extra
+    ├── StateError                    right call, wrong moment; the message says what to wait for or to do first
+    │   ├── NoCurrentVersionError     a store that has no version to read yet
+    │   ├── PushInProgressError       another push is at work on this store (retry later)
+    │   ├── PushKilledError           the push was killed on request
+    │   └── LockedError               another process holds this lock (retry later)
+    └── StorageError                  the disk or what lies on it
+        ├── NotAPlatformError         a directory that is not Fondaco's
+        ├── FormatVersionError        written by a newer Fondaco
+        ├── CorruptFileError          a checksum or structure is wrong; names file and section
+        ├── ReadOnlyError             the directory cannot be written
+        └── DiskFullError             no space left (retry after making room)
+
+`retryable` says whether the same call may succeed later without a change. `blame` is `"user"` or `"system"`: push reports count the
+two apart. Every error is rebuilt from `args`, so it survives pickling between processes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
+
+
+def near_name(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `name`, or None when none is similar enough to be a slip of the fingers."""
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    found = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else None
+
+
+class FondacoError(Exception):
+    """Root of everything this package raises on purpose."""
+
+    retryable: ClassVar[bool] = False
+    blame: ClassVar[Literal["user", "system"]] = "system"
+
+
+# -- what was asked -----------------------------------------------------------------------------------------------------------------
+
+
+class InputError(FondacoError):
+    """What was asked cannot be done as asked."""
+
+    blame = "user"
+
+
+class NotFoundError(InputError):
+    """Nothing has this name. `available` lists the names that exist; the message suggests the nearest."""
+
+    noun: ClassVar[str] = "name"
+
+    def __init__(self, name: str, available: Sequence[str] = (), where: str = "") -> None:
+        super().__init__(name, tuple(available), where)
+        self.name, self.available, self.where = name, tuple(available), where
+
+    def __str__(self) -> str:
+        place = f" in {self.where}" if self.where else ""
+        near = near_name(self.name, self.available)
+        if near is not None:
+            hint = f"did you mean {near!r}?"
+        elif self.available:
+            shown = ", ".join(self.available[:12]) + (", ..." if len(self.available) > 12 else "")
+            hint = f"there is: {shown}"
+        else:
+            hint = "there is none yet"
+        return f"no {self.noun} {self.name!r}{place}; {hint}"
+
+
+class StoreNotFoundError(NotFoundError):
+    """The platform has no store of this name."""
+
+    noun = "store"
+
+
+class FieldNotFoundError(NotFoundError):
+    """The value schema has no field of this name."""
+
+    noun = "field"
+
+
+class ColumnNotFoundError(NotFoundError):
+    """The table has no column of this name."""
+
+    noun = "column"
+
+
+class FeatureNotFoundError(NotFoundError):
+    """The view or set has no feature of this name."""
+
+    noun = "feature"
+
+
+class VersionNotFoundError(NotFoundError):
+    """The store exists but does not hold the requested version."""
+
+    noun = "version"
+
+    def __init__(self, store: str, version: int, available: Sequence[int]) -> None:
+        InputError.__init__(self, store, version, tuple(available))
+        self.store, self.version, self.available_versions = store, version, tuple(available)
+        self.name, self.available, self.where = str(version), tuple(map(str, available)), f"store {store!r}"
+
+    def __str__(self) -> str:
+        held = f"available: {', '.join(map(str, self.available_versions))}" if self.available_versions else "it holds none yet"
+        return f"store {self.store!r} has no version {self.version}; {held}. Leave the version out to read the current one."
+
+
+class AlreadyExistsError(InputError):
+    """The name is taken by something that differs from what was asked for."""
+
+    def __init__(self, noun: str, name: str, difference: str) -> None:
+        super().__init__(noun, name, difference)
+        self.noun, self.name, self.difference = noun, name, difference
+
+    def __str__(self) -> str:
+        return f"{self.noun} {self.name!r} exists already and differs: {self.difference}"
+
+
+class SchemaError(InputError):
+    """A schema that cannot be parsed or mapped. `path` leads to the place, as in `$.address.zip`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"schema at {self.path}: {self.reason}"
+
+
+class SchemaResolutionError(SchemaError):
+    """Rows of the writer schema cannot be read with the reader schema (Avro 1.12, "Schema Resolution")."""
+
+    def __str__(self) -> str:
+        return f"writer and reader schema do not resolve at {self.path}: {self.reason}"
+
+
+class DataError(InputError):
+    """Data that does not fit its schema."""
+
+
+class RowError(DataError):
+    """One value does not fit. `row` is the 0-based position in the input (None: a single row), `field` the path of the value."""
+
+    def __init__(self, row: int | None, field: str, value: str, expected: str) -> None:
+        super().__init__(row, field, value, expected)
+        self.row, self.field, self.value, self.expected = row, field, value, expected
+
+    def __str__(self) -> str:
+        where = f"row {self.row}, " if self.row is not None else ""
+        return f"{where}field {self.field!r}: expected {self.expected}, got {self.value}"
+
+
+class KeyTypeError(DataError):
+    """A key that the store's key schema cannot hold."""
+
+    def __init__(self, key: str, expected: str) -> None:
+        super().__init__(key, expected)
+        self.key, self.expected = key, expected
+
+    def __str__(self) -> str:
+        return f"expected a key of type {self.expected}, got {self.key}"
+
+
+class DuplicateKeyError(DataError):
+    """One key with two different values in one push. Identical rows are no error: they collapse."""
+
+    def __init__(self, key: str, first_row: int, second_row: int) -> None:
+        super().__init__(key, first_row, second_row)
+        self.key, self.first_row, self.second_row = key, first_row, second_row
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.key} has different values in rows {self.first_row} and {self.second_row}. "
+            'Push with on_duplicate="keep_last" or "keep_first" to choose one.'
+        )
+
+
+class DecodeError(DataError):
+    """Bytes that are not a row of the schema. `position` is the byte offset inside the row, `row` its index in a batch."""
+
+    def __init__(self, position: int, reason: str, row: int | None = None, field: str | None = None) -> None:
+        super().__init__(position, reason, row, field)
+        self.position, self.reason, self.row, self.field = position, reason, row, field
+
+    def __str__(self) -> str:
+        row = f"row {self.row}, " if self.row is not None else ""
+        field = f" (field {self.field!r})" if self.field else ""
+        return f"{row}byte {self.position}{field}: {self.reason}"
+
+
+class DefinitionError(InputError):
+    """A feature definition that cannot work; raised before anything runs."""
+
+
+class NaiveTimestampError(DefinitionError):
+    """Times without a zone. Say what they mean once, where the source is declared."""
+
+    def __init__(self, column: str, where: str) -> None:
+        super().__init__(column, where)
+        self.column, self.where = column, where
+
+    def __str__(self) -> str:
+        return f'column {self.column!r} of {self.where} has no time zone; declare tz="UTC" (or the zone it was written in), or store it with one'
+
+
+class MissingExtraError(InputError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, extra: str, purpose: str) -> None:
+        super().__init__(module, extra, purpose)
+        self.module, self.extra, self.purpose = module, extra, purpose
+
+    def __str__(self) -> str:
+        return f"{self.purpose} needs {self.module!r}: pip install 'fondaco[{self.extra}]'"
+
+
+# -- the moment ---------------------------------------------------------------------------------------------------------------------
+
+
+class StateError(FondacoError):
+    """The call is right and the moment is not."""
+
+    blame = "user"
+
+
+class NoCurrentVersionError(StateError):
+    """The store has no current version to read."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(store)
+        self.store = store
+
+    def __str__(self) -> str:
+        return f"store {self.store!r} has no current version yet; push one, or swap to a version that is READY"
+
+
+class PushInProgressError(StateError):
+    """Another push is at work on the store."""
+
+    retryable = True
+
+    def __init__(self, store: str, push_id: str, pid: int | None = None) -> None:
+        super().__init__(store, push_id, pid)
+        self.store, self.push_id, self.pid = store, push_id, pid
+
+    def __str__(self) -> str:
+        by = f" (process {self.pid})" if self.pid else ""
+        return f"store {self.store!r} is being pushed to by push {self.push_id!r}{by}; wait for it, or kill it"
+
+
+class PushKilledError(StateError):
+    """The push was killed on request; the current version is untouched."""
+
+    def __init__(self, store: str, push_id: str) -> None:
+        super().__init__(store, push_id)
+        self.store, self.push_id = store, push_id
+
+    def __str__(self) -> str:
+        return f"push {self.push_id!r} of store {self.store!r} was killed; the current version is untouched"
+
+
+class LockedError(StateError):
+    """Another process holds the lock."""
+
+    retryable = True
+
+    def __init__(self, path: str, pid: int | None = None) -> None:
+        super().__init__(path, pid)
+        self.path, self.pid = path, pid
+
+    def __str__(self) -> str:
+        by = f" by process {self.pid}" if self.pid else " by another process"
+        return f"{self.path} is locked{by}; wait for it to finish, or stop it"
+
+
+# -- the disk -----------------------------------------------------------------------------------------------------------------------
+
+
+class StorageError(FondacoError):
+    """The disk, or what lies on it."""
+
+
+class NotAPlatformError(StorageError):
+    """The directory holds something that is not Fondaco's."""
+
+    blame = "user"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} is not a Fondaco directory: {self.reason}. Name an empty or a new directory, or one that Fondaco made."
+
+
+class FormatVersionError(StorageError):
+    """Written by a newer Fondaco than this one. Nothing was changed."""
+
+    blame = "user"
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(path, found, supported)
+        self.path, self.found, self.supported = path, found, supported
+
+    def __str__(self) -> str:
+        return f"{self.path} has format {self.found}; this Fondaco reads up to {self.supported}. Upgrade Fondaco; nothing was changed."
+
+
+class CorruptFileError(StorageError):
+    """A checksum or the structure of a file is wrong. `section` names which part."""
+
+    def __init__(self, path: str, section: str, reason: str) -> None:
+        super().__init__(path, section, reason)
+        self.path, self.section, self.reason = path, section, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: section {self.section!r} is damaged: {self.reason}. Roll back to another version, or push again."
+
+
+class ReadOnlyError(StorageError):
+    """The directory or file system cannot be written."""
+
+    blame = "user"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be written (read-only, or not yours); reading from it still works"
+
+
+class DiskFullError(StorageError):
+    """No space left on the device, or a quota was reached."""
+
+    retryable = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"no space left for {self.path}; make room and try again. Nothing that was there before is lost."
