@@ -13,7 +13,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def directory_option(command: Command) -> Command:
     """`--dir`: the platform's directory; `FONDACO_DIR`, else the current one."""
-    return click.option("--dir", "directory", envvar="FONDACO_DIR", default=".", show_default=True, help="the platform's directory [env: FONDACO_DIR]")(command)
+    return click.option(
+        "--dir",
+        "directory",
+        envvar="FONDACO_DIR",
+        default=".",
+        show_default=True,
+        help="the platform's directory [env: FONDACO_DIR]",
+    )(command)
 
 
 def json_option(command: Command) -> Command:
@@ -33,7 +40,9 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, tit
 
     table = Table(*headers, title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for row in rows:
-        table.add_row(*("" if cell is None else f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row))
+        table.add_row(
+            *("" if cell is None else f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
+        )
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)

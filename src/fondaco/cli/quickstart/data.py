@@ -45,7 +45,12 @@ def read_flights() -> Flights:
     directory = _package_data()
     with zipfile.ZipFile(directory / "flights.csv.zip") as archive, archive.open("flights.csv") as file:
         flights = _flights(_read_csv(pa.BufferReader(file.read())))
-    return Flights(flights, _weather(_read_csv(directory / "weather.csv")), _planes(_read_csv(directory / "planes.csv")), _read_csv(directory / "airlines.csv"))
+    return Flights(
+        flights,
+        _weather(_read_csv(directory / "weather.csv")),
+        _planes(_read_csv(directory / "planes.csv")),
+        _read_csv(directory / "airlines.csv"),
+    )
 
 
 def _package_data() -> Path:

