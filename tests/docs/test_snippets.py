@@ -1,0 +1,42 @@
+"""Every snippet of the README and the docs runs, in order, one fresh directory and one namespace a page."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "internals").glob("*.md"))]
+_BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(page: Path) -> list[tuple[str, str, int]]:
+    text = page.read_text(encoding="utf-8")
+    return [(match[1], match[2], text.count("\n", 0, match.start()) + 2) for match in _BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
+def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
+    """`python` blocks share one interpreter; `console` blocks run their `$ fondaco ...` lines. A page runs in a process of its own."""
+    script = ["import subprocess, sys"]
+    for language, body, line in _blocks(page):
+        if language == "python":
+            script.append(f"exec(compile({chr(10) * (line - 1) + body!r}, {page.name!r}, 'exec'), globals())")
+        else:
+            for command in re.findall(r"^\$ (fondaco .*)$", body, re.MULTILINE):
+                words = [sys.executable, "-c", "from fondaco.cli import main; main()", *shlex.split(command)[1:]]
+                script.append(f"subprocess.run({words!r}, check=True)")
+    environment = {name: value for name, value in os.environ.items() if name != "FONDACO_DIR"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, f"{page.name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_the_make_targets_that_the_readme_names_exist() -> None:
+    named = set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named
+    assert named <= targets
