@@ -1,0 +1,120 @@
+"""Tables of the catalog, as SQLAlchemy Core sees them.
+
+The tables in the database are made by the migrations in `migrations/versions`, never by `MetaData.create_all`; a test compares the two.
+Times are microseconds since the epoch, documents are JSON text. Nothing is ever deleted from `stores`, `versions` and `pushes`: a number
+that was given once is never given again, also not to a store of the same name created after this one was deleted.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("key_schema", Text, nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("current", Integer, nullable=False, server_default=text("0")),  # 0: none
+    Column("next_version", Integer, nullable=False, server_default=text("1")),
+    Column("created_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+Index("stores_live_name", stores.c.name, unique=True, sqlite_where=stores.c.deleted_us.is_(None))
+
+value_schemas = Table(
+    "value_schemas",
+    metadata,
+    Column("store_id", Integer, ForeignKey("stores.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("schema", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("store_id", "number"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("store_id", Integer, ForeignKey("stores.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("push_id", Text, nullable=False),
+    Column("schema_number", Integer, nullable=False),
+    Column("partitions", Integer, nullable=False),
+    Column("records", BigInteger, nullable=False, server_default=text("0")),
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("as_of_us", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("ready_us", BigInteger),
+    Column("promoted_us", BigInteger),  # when it last became current
+    Column("rolled_back_us", BigInteger),  # when a rollback left it; a rollback never returns to such a version
+    PrimaryKeyConstraint("store_id", "number"),
+)
+
+pushes = Table(
+    "pushes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("store_id", Integer, nullable=False),
+    Column("push_id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    Column("finished_us", BigInteger),
+    Column("kill_requested", Boolean, nullable=False, server_default=text("0")),
+    Column("progress_rows", BigInteger, nullable=False, server_default=text("0")),
+    Column("progress_us", BigInteger),
+    Column("input_rows", BigInteger, nullable=False, server_default=text("0")),
+    Column("records", BigInteger, nullable=False, server_default=text("0")),
+    Column("duplicates", BigInteger, nullable=False, server_default=text("0")),
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("raw_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("partitions", Integer, nullable=False),
+    Column("compression", Text),
+    Column("compression_sample", Text),
+    Column("steps", Text),
+    Column("built_from", Text),
+    Column("error_class", Text),
+    Column("error_message", Text),
+    Column("blame", Text),
+    ForeignKeyConstraint(["store_id", "version"], ["versions.store_id", "versions.number"]),
+)
+Index("pushes_push_id", pushes.c.store_id, pushes.c.push_id)
+
+feature_sets = Table(
+    "feature_sets",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("plan_hash", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "plan_hash"),
+)
+
+training_sets = Table(
+    "training_sets",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("plan_hash", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+Index("training_sets_name", training_sets.c.name)

@@ -1,0 +1,160 @@
+"""The catalog: opened, migrated, shared between processes, refused when it should be."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from fondaco.catalog import CATALOG_FILE, Catalog, stores, tables
+from fondaco.catalog.catalog import HEAD_REVISION
+from fondaco.core.errors import CorruptFileError, FormatVersionError, LockedError, ReadOnlyError, StorageError
+
+
+def _create(catalog: Catalog, name: str = "members") -> None:
+    with catalog.write() as connection:
+        stores.create(connection, name, key_schema='"long"', value_schema='{"type":"record"}', settings={"keep": 2}, now_us=1)
+
+
+def test_a_new_catalog_is_at_the_newest_revision_and_uses_a_write_ahead_log(tmp_path: Path) -> None:
+    Catalog.open(tmp_path).close()
+    with sqlite3.connect(tmp_path / CATALOG_FILE) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD_REVISION,)]
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+def test_the_newest_migration_is_the_one_this_code_expects() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(tables.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD_REVISION]
+
+
+def test_migrations_make_exactly_the_tables_the_code_declares(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    catalog = Catalog.open(tmp_path)
+    with catalog.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, tables.metadata) == []
+    catalog.close()
+
+
+def test_an_up_to_date_catalog_opens_without_importing_alembic(tmp_path: Path) -> None:
+    Catalog.open(tmp_path).close()
+    program = """if True:
+        import pathlib, sys
+        from fondaco.catalog import Catalog
+        Catalog.open(pathlib.Path(sys.argv[1])).close()
+        print("alembic" in sys.modules)"""
+    answer = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_catalog_of_a_newer_fondaco_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Catalog.open(tmp_path).close()
+    with sqlite3.connect(tmp_path / CATALOG_FILE) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0099'")
+    database.close()
+    before = (tmp_path / CATALOG_FILE).read_bytes()
+    with pytest.raises(FormatVersionError, match=r"format 99; this Fondaco reads up to 1"):
+        Catalog.open(tmp_path)
+    assert (tmp_path / CATALOG_FILE).read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / CATALOG_FILE).write_bytes(b"not a database" * 1000)
+    with pytest.raises(CorruptFileError, match="catalog"):
+        Catalog.open(tmp_path)
+
+
+def test_processes_that_create_the_same_catalog_at_once_all_succeed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_open_and_close, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+
+
+def test_threads_that_create_the_same_catalog_at_once_all_succeed(tmp_path: Path) -> None:
+    for trial in range(10):
+        directory = tmp_path / str(trial)
+        directory.mkdir()
+        with ThreadPoolExecutor(4) as pool:
+            for opened in [pool.submit(_open_and_close, directory) for _ in range(4)]:
+                opened.result()
+
+
+def _open_and_close(directory: Path) -> None:
+    Catalog.open(directory).close()
+
+
+def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
+    catalog = Catalog.open(tmp_path)
+    statement = sa.insert(tables.stores).values(name="x", key_schema="", settings="{}", created_us=1)
+    with pytest.raises(ZeroDivisionError), catalog.write() as connection:
+        _ = connection.execute(statement).rowcount / 0
+    with catalog.read() as connection:
+        assert stores.all_live(connection) == []
+    catalog.close()
+
+
+def test_a_second_writer_is_told_that_the_catalog_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fondaco.catalog.catalog.BUSY_TIMEOUT_S", 0.05)
+    one, other = Catalog.open(tmp_path), Catalog.open(tmp_path)
+    with one.write(), pytest.raises(LockedError), other.write():
+        pytest.fail("two writers at once")
+    one.close()
+    other.close()
+
+
+def test_a_reader_sees_one_state_while_a_writer_commits(tmp_path: Path) -> None:
+    catalog = Catalog.open(tmp_path)
+    with catalog.read() as reading:
+        assert stores.all_live(reading) == []
+        _create(catalog)
+        assert stores.all_live(reading) == []
+    with catalog.read() as reading:
+        assert [row.name for row in stores.all_live(reading)] == ["members"]
+    catalog.close()
+
+
+def test_a_read_only_catalog_reads_and_refuses_to_write(tmp_path: Path) -> None:
+    writer = Catalog.open(tmp_path)
+    _create(writer)
+    writer.close()
+    catalog = Catalog.open(tmp_path, read_only=True)
+    with catalog.read() as connection:
+        assert stores.get(connection, "members").settings == {"keep": 2}
+    with pytest.raises(ReadOnlyError), catalog.write():
+        pass
+    catalog.close()
+
+
+def test_a_read_only_catalog_sees_what_a_living_writer_commits(tmp_path: Path) -> None:
+    writer = Catalog.open(tmp_path)
+    catalog = Catalog.open(tmp_path, read_only=True)
+    _create(writer)
+    with catalog.read() as connection:
+        assert stores.find(connection, "members") is not None
+    catalog.close()
+    writer.close()
+
+
+def test_a_missing_catalog_cannot_be_opened_read_only(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="missing"):
+        Catalog.open(tmp_path, read_only=True)
+    assert os.listdir(tmp_path) == []
