@@ -3,7 +3,8 @@
 Made by `parse`, printed by `canonical`. A named type that occurs more than once is one object, so a recursive schema is a cyclic graph;
 nodes therefore compare by identity, and two schemas are equal when their `canonical.full_form` is. Immutable after parsing.
 
-Source: Apache Avro 1.12.0 specification, "Schema Declaration" and "Logical Types". `Vector` is our own logical type (docs/internals/row-codec.md).
+Source: Apache Avro 1.12.0 specification, "Schema Declaration" and "Logical Types". `Vector` is our own logical type
+(docs/internals/row-codec.md).
 """
 
 from __future__ import annotations

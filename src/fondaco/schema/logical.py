@@ -1,0 +1,284 @@
+"""Logical values: what the ints, bytes and text of Avro mean in Python, in both directions and without loss.
+
+| logical type | Python value | also accepted when writing |
+|---|---|---|
+| decimal | `decimal.Decimal` | int; any Decimal that the scale holds exactly |
+| uuid | `uuid.UUID` | its text |
+| date | `datetime.date` | days since the epoch |
+| time-millis, time-micros | `datetime.time` | units since midnight |
+| timestamp-millis, -micros | aware `datetime` in UTC | any aware datetime, `datetime64`, units since the epoch |
+| timestamp-nanos | `numpy.datetime64[ns]` (Python's datetime has no nanoseconds) | as above |
+| local-timestamp-... | the same without a zone | naive datetime, `datetime64`, units |
+| duration | `Interval` | a plain tuple (months, days, milliseconds) |
+| vector | NumPy view, or `QuantizedVector` for int8 | any sequence of numbers (see `vectors`) |
+
+Nothing is rounded: a value with microseconds does not fit a timestamp in milliseconds, and is refused. Values outside Python's own range
+(years 1 to 9999) cannot be read row by row; the columns of a batch hold them.
+
+Converters raise ValueError or OverflowError with the reason; the callers know the place and turn it into a typed error.
+Thread rule: pure functions. Source: Apache Avro 1.12.0 specification, "Logical Types".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import MAX_PREC, Context, Inexact, InvalidOperation
+from decimal import Decimal as PyDecimal
+from operator import index as as_index
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import numpy as np
+
+from fondaco.schema.types import Date, Decimal, Duration, Fixed, Primitive, Time, Timestamp, TimeUnit, Uuid, Vector
+
+UNITS_PER_SECOND: Final[dict[TimeUnit, int]] = {"millis": 1_000, "micros": 1_000_000, "nanos": 1_000_000_000}
+NUMPY_UNIT: Final[dict[TimeUnit, str]] = {"millis": "ms", "micros": "us", "nanos": "ns"}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_LOCAL = datetime(1970, 1, 1)
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_EXACT = Context(prec=MAX_PREC, traps=[Inexact, InvalidOperation])
+_DURATION = struct.Struct("<III")
+
+
+class Interval(NamedTuple):
+    """Value of a `duration`: three counts that do not convert into one another. Each is 0 to 2**32 - 1."""
+
+    months: int
+    days: int
+    milliseconds: int
+
+
+def from_base(kind: Primitive | Fixed) -> Callable[[Any], Any] | None:
+    """The function from the int, bytes or text in the row to the Python value; None when they are the same."""
+    match kind.logical:
+        case Decimal(precision, scale):
+            return _decimal_reader(precision, scale)
+        case Uuid():
+            return _uuid_from_bytes if isinstance(kind, Fixed) else _uuid_from_text
+        case Date():
+            return date_from_days
+        case Time(unit):
+            return _time_reader(unit)
+        case Timestamp(unit, local):
+            return _timestamp_reader(unit, local)
+        case Duration():
+            return _duration_from_bytes
+        case Vector() as vector:
+            from fondaco.schema.vectors import view_vector
+
+            return lambda data: view_vector(vector, data)
+    return None
+
+
+def to_base(kind: Primitive | Fixed) -> Callable[[Any], Any] | None:
+    """The inverse of `from_base`: checks the Python value and gives the int, bytes or text to write; None without a logical type."""
+    match kind.logical:
+        case Decimal(precision, scale):
+            return _decimal_writer(precision, scale, kind.size if isinstance(kind, Fixed) else None)
+        case Uuid():
+            return _uuid_to_bytes if isinstance(kind, Fixed) else _uuid_to_text
+        case Date():
+            return _date_to_days
+        case Time(unit):
+            return _time_writer(unit)
+        case Timestamp(unit, local):
+            return _timestamp_writer(unit, local)
+        case Duration():
+            return _duration_to_bytes
+        case Vector() as vector:
+            from fondaco.schema.vectors import vector_bytes
+
+            return lambda value: vector_bytes(vector, value)
+    return None
+
+
+# -- decimal ------------------------------------------------------------------------------------------------------------------------
+
+
+def _decimal_reader(precision: int, scale: int) -> Callable[[bytes], PyDecimal]:
+    bound, byte_count_max = 10**precision, precision // 2 + 16  # some writers pad with sign bytes
+
+    def decimal_from_bytes(data: bytes) -> PyDecimal:
+        if not data:
+            raise ValueError("a decimal needs at least one byte")
+        if len(data) > byte_count_max and data.strip(data[:1]) and data[:1] not in b"\x00\xff":
+            raise ValueError(f"a decimal of {len(data)} bytes does not fit {precision} digits")
+        unscaled = int.from_bytes(data, "big", signed=True)
+        if not -bound < unscaled < bound:
+            raise ValueError(f"a decimal of {len(data)} bytes does not fit {precision} digits")
+        return PyDecimal(unscaled).scaleb(-scale, _EXACT)
+
+    return decimal_from_bytes
+
+
+def _decimal_writer(precision: int, scale: int, size: int | None) -> Callable[[Any], bytes]:
+    bound = 10**precision
+
+    def decimal_to_bytes(value: Any) -> bytes:
+        if isinstance(value, bool) or not isinstance(value, PyDecimal | int | np.integer):
+            raise ValueError("a Decimal or an int")
+        number = value if isinstance(value, PyDecimal) else PyDecimal(int(value))
+        if not number.is_finite() or number.adjusted() > precision - scale:
+            raise ValueError(f"a number of at most {precision - scale} digits before the point")
+        try:
+            unscaled = int(number.scaleb(scale, _EXACT).to_integral_exact(context=_EXACT))
+        except Inexact:
+            raise ValueError(f"at most {scale} digits after the point") from None
+        if not -bound < unscaled < bound:
+            raise ValueError(f"a number of at most {precision - scale} digits before the point")
+        length = size if size is not None else (unscaled if unscaled >= 0 else ~unscaled).bit_length() // 8 + 1
+        return unscaled.to_bytes(length, "big", signed=True)
+
+    return decimal_to_bytes
+
+
+# -- uuid ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _uuid_from_bytes(data: bytes) -> UUID:
+    return UUID(bytes=bytes(data))
+
+
+def _uuid_from_text(text: str) -> UUID:
+    return UUID(text)
+
+
+def _as_uuid(value: Any) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    if isinstance(value, str):
+        return UUID(value)
+    raise ValueError("a UUID or its text")
+
+
+def _uuid_to_bytes(value: Any) -> bytes:
+    return _as_uuid(value).bytes
+
+
+def _uuid_to_text(value: Any) -> str:
+    return str(_as_uuid(value))
+
+
+# -- dates and times ----------------------------------------------------------------------------------------------------------------
+
+
+def date_from_days(days: int) -> date:
+    """The date `days` after 1970-01-01."""
+    return date.fromordinal(days + _EPOCH_ORDINAL)
+
+
+def _date_to_days(value: Any) -> int:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.toordinal() - _EPOCH_ORDINAL
+    if isinstance(value, np.datetime64):
+        return _exact_units(value, "D", "a whole day")
+    return _plain_int(value, 32, "a date")
+
+
+def _time_reader(unit: TimeUnit) -> Callable[[int], time]:
+    per_second = UNITS_PER_SECOND[unit]
+    micros = 1_000_000 // per_second
+
+    def time_from_units(units: int) -> time:
+        if not 0 <= units < 86_400 * per_second:
+            raise ValueError(f"{units} {unit} is not a time of day")
+        seconds, rest = divmod(units, per_second)
+        minutes, second = divmod(seconds, 60)
+        return time(minutes // 60, minutes % 60, second, rest * micros)
+
+    return time_from_units
+
+
+def _time_writer(unit: TimeUnit) -> Callable[[Any], int]:
+    per_second = UNITS_PER_SECOND[unit]
+    micros = 1_000_000 // per_second
+
+    def time_to_units(value: Any) -> int:
+        if isinstance(value, time):
+            if value.tzinfo is not None:
+                raise ValueError("a time of day without a zone")
+            rest, lost = divmod(value.microsecond, micros)
+            if lost:
+                raise ValueError(f"a time in whole {unit}")
+            return ((value.hour * 60 + value.minute) * 60 + value.second) * per_second + rest
+        units = _plain_int(value, 64, "a time of day")
+        if not 0 <= units < 86_400 * per_second:
+            raise ValueError(f"0 to {86_400 * per_second - 1} {unit} since midnight")
+        return units
+
+    return time_to_units
+
+
+def _timestamp_reader(unit: TimeUnit, local: bool) -> Callable[[int], Any]:
+    epoch = _EPOCH_LOCAL if local else _EPOCH
+    if unit == "micros":
+        return lambda units: epoch + timedelta(0, 0, units)
+    if unit == "millis":
+        return lambda units: epoch + timedelta(0, 0, 0, units)
+    return lambda units: np.datetime64(units, "ns")
+
+
+def _timestamp_writer(unit: TimeUnit, local: bool) -> Callable[[Any], int]:
+    per_second = UNITS_PER_SECOND[unit]
+    epoch = _EPOCH_LOCAL if local else _EPOCH
+    numpy_unit = NUMPY_UNIT[unit]
+
+    def timestamp_to_units(value: Any) -> int:
+        if isinstance(value, datetime):
+            if (value.tzinfo is None) != local:
+                raise ValueError(
+                    "a datetime without a zone (local timestamps have none)" if local else "a datetime with a time zone, such as tzinfo=UTC"
+                )
+            since = value - epoch
+            nanos = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000 + int(getattr(value, "nanosecond", 0))
+            units, lost = divmod(nanos * per_second, 1_000_000_000)
+            if lost:
+                raise ValueError(f"a time in whole {unit}")
+            return units
+        if isinstance(value, np.datetime64):
+            return _exact_units(value, numpy_unit, f"a time in whole {unit}")
+        return _plain_int(value, 64, f"a datetime {'without' if local else 'with'} a time zone")
+
+    return timestamp_to_units
+
+
+def _exact_units(value: np.datetime64, unit: str, expected: str) -> int:
+    if np.isnat(value):
+        raise ValueError(expected)
+    converted = value.astype(f"datetime64[{unit}]")
+    if converted != value:  # finer than the unit, or outside 64 bits
+        raise ValueError(expected)
+    return int(converted.astype(np.int64))
+
+
+def _plain_int(value: Any, bits: int, expected: str) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise ValueError(expected)
+    try:
+        number = as_index(value)
+    except TypeError:
+        raise ValueError(expected) from None
+    if not -(1 << bits - 1) <= number < 1 << bits - 1:
+        raise ValueError(f"{expected} within {bits} bits")
+    return number
+
+
+# -- duration -----------------------------------------------------------------------------------------------------------------------
+
+
+def _duration_from_bytes(data: bytes) -> Interval:
+    return Interval(*_DURATION.unpack(data))
+
+
+def _duration_to_bytes(value: Any) -> bytes:
+    # A struct sequence such as pyarrow's MonthDayNano is a tuple too, but counts nanoseconds: only the exact types are taken.
+    if type(value) not in (Interval, tuple) or len(value) != 3:
+        raise ValueError("an Interval(months, days, milliseconds)")
+    try:
+        return _DURATION.pack(*(_plain_int(part, 64, "counts") for part in value))
+    except struct.error:
+        raise ValueError("months, days and milliseconds from 0 to 4294967295") from None
