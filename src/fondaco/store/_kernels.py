@@ -8,6 +8,9 @@ Layout of heap records and index slots: docs/internals/base-file.md. XXH64: Yann
 specification 0.1.1), seed 0.
 """
 
+# mypy: disable-error-code="no-any-return, return-value"
+# (numba widens integers as its kernels need; the annotations are for readers)
+
 from __future__ import annotations
 
 import numpy as np
@@ -442,7 +445,9 @@ def count_before(heap: int, heap_bytes: int, position: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def list_records(heap: int, heap_bytes: int, position: int, keys: I64Array, values: I64Array, ends: I64Array, flags: U8Array) -> tuple[int, int]:
+def list_records(
+    heap: int, heap_bytes: int, position: int, keys: I64Array, values: I64Array, ends: I64Array, flags: U8Array
+) -> tuple[int, int]:
     """Positions of up to `keys.size` records from `position` on. Returns (records, next position); next -1 if one is malformed."""
     end = heap + heap_bytes
     address = heap + position

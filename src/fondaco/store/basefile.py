@@ -84,6 +84,10 @@ def address_of(array: npt.NDArray[np.generic]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def _bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
+    return memoryview(array).cast("B")  # type: ignore[arg-type]  # NumPy's stubs do not declare the buffer protocol
+
+
 def _checksum(data: bytes) -> int:
     array = np.frombuffer(data, np.uint8)
     return int(_kernels.xxh64(address_of(array), len(data)))
@@ -166,7 +170,16 @@ class BaseFileWriter:
         position, capacity = 0, self._buffer.size
         while True:
             position, self._used = _kernels.fill(
-                address_of(self._buffer), self._used, capacity, address_of(keys), key_offsets, address_of(values), value_offsets, flags, select, position
+                address_of(self._buffer),
+                self._used,
+                capacity,
+                address_of(keys),
+                key_offsets,
+                address_of(values),
+                value_offsets,
+                flags,
+                select,
+                position,
             )
             if position == len(select):
                 break
@@ -251,7 +264,7 @@ class BaseFileWriter:
     def _flush(self, descriptor: int) -> None:
         """Write the buffer (a multiple of 32 bytes) at the end of the heap, and add it to the checksum."""
         _kernels.xxh64_update(self._checksum, address_of(self._buffer), self._used)
-        self._write_at(self._heap_offset + self._heap_bytes, memoryview(self._buffer)[: self._used])
+        self._write_at(self._heap_offset + self._heap_bytes, _bytes_of(self._buffer[: self._used]))
         self._heap_bytes += self._used
         self._used = 0
 
@@ -296,7 +309,9 @@ class BaseFileWriter:
         self._heap_bytes = self._used = 0
         _kernels.xxh64_start(self._checksum)
         while True:
-            position, self._used = _kernels.compact(heap, heap_bytes, position, slots, address_of(self._buffer), self._used, self._buffer.size)
+            position, self._used = _kernels.compact(
+                heap, heap_bytes, position, slots, address_of(self._buffer), self._used, self._buffer.size
+            )
             if position == heap_bytes:
                 break
             # the next one is kept and does not fit: write it across. Its bytes are copied first, as writing may reach them.
@@ -327,7 +342,7 @@ class BaseFileWriter:
         footer = _FOOTER.pack(FOOTER_MAGIC, _checksum(header), _checksum(dictionary), heap_checksum, index_checksum, records)
         footer = footer.ljust(FOOTER_BYTES - 8, b"\0")
         footer_checksum = _checksum(footer)
-        self._write_at(index_offset, memoryview(slots).cast("B"))
+        self._write_at(index_offset, _bytes_of(slots))
         self._write_at(footer_offset, footer + _U64.pack(footer_checksum))
         with os_errors(self.path):
             os.ftruncate(descriptor, file_bytes)
@@ -354,7 +369,7 @@ class _RowNumbers:
         if self._file is None:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._starts.append((ordinal, first_row))
-        rest = memoryview(select.astype("<u4")).cast("B")
+        rest = _bytes_of(select.astype("<u4"))
         offset = 4 * ordinal
         while len(rest):
             written = os.pwrite(self._file, rest, offset)
@@ -488,13 +503,15 @@ class BaseFile:
         flags = np.empty(batch_records, np.uint8)
         while position < header.heap_bytes:
             bound = min(header.heap_bytes, position + batch_bytes)
-            count, following = _kernels.list_records(heap, bound, position, keys, values, ends, flags)
+            count, _ = _kernels.list_records(heap, bound, position, keys, values, ends, flags)
             if not count:  # one record larger than the bound
-                count, following = _kernels.list_records(heap, header.heap_bytes, position, keys[:1], values[:1], ends[:1], flags[:1])
+                count, _ = _kernels.list_records(heap, header.heap_bytes, position, keys[:1], values[:1], ends[:1], flags[:1])
             if not count:
                 raise CorruptFileError(str(self.path), "heap", f"no record at byte {position}")
             position = int(ends[count - 1])
-            yield RecordBatch(*_copied(heap, keys[:count], values[:count]), *_copied(heap, values[:count], ends[:count]), flags[:count].copy())
+            yield RecordBatch(
+                *_copied(heap, keys[:count], values[:count]), *_copied(heap, values[:count], ends[:count]), flags[:count].copy()
+            )
 
 
 def _copied(heap: int, starts: I64Array, ends: I64Array) -> tuple[U8Array, I64Array]:
@@ -550,7 +567,6 @@ def _read_header(path: Path, view: memoryview) -> _Header:
         and header.index_offset == _aligned(header.heap_offset + header.heap_bytes)
         and header.footer_offset == header.index_offset + 8 * header.slot_count
         and header.file_bytes == header.footer_offset + FOOTER_BYTES
-        and 0 < header.slot_count
         and header.records < header.slot_count
     )
     if not consistent or version < 1:

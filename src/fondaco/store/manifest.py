@@ -1,0 +1,116 @@
+"""Manifests: what one version is, and what it was built from. `manifest.json` in its directory; written once, last, never changed.
+
+A version directory holds everything a reader needs: schemas, partitions, checksums, dictionary (in the base files). No catalog and no SQL
+are asked on the way to a row. This module does without numba, so that the command line may import it.
+
+The file is JSON for people too: `{"format": 1, "checksum": <SHA-256 of "fondaco-manifest <format>\\n" and the bytes of the manifest's own
+object>, "manifest": {...}}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from fondaco.core.errors import CorruptFileError, FormatVersionError
+from fondaco.core.files import write_atomically
+
+MANIFEST_FILE: Final = "manifest.json"
+MANIFEST_FORMAT: Final = 1
+PARTITIONER: Final = "xxh64-high32-scaled"  # partition = ((XXH64(key bytes, seed 0) >> 32) * partition_count) >> 32
+HASH: Final = "xxh64-seed0"
+
+CompressionName = Literal["none", "zstd"]
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One base file: partition p is entry p. `checksum` is `BaseFileSummary.checksum`."""
+
+    name: str
+    bytes: int
+    records: int
+    checksum: str
+
+
+class CompressionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked, what was chosen, and what each choice would have given on the sample. Ratios are raw bytes / stored bytes."""
+
+    requested: Literal["none", "zstd", "auto"]
+    chosen: CompressionName
+    sample_rows: int
+    sample_bytes: int
+    ratio_zstd: float | None = None  # with the dictionary; None: not measured
+    ratio_zstd_plain: float | None = None  # without it
+    dictionary_bytes: int = 0
+    reason: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A version. Times are microseconds since the epoch, UTC."""
+
+    store: str
+    version: int
+    push_id: str
+    created_us: int
+    as_of_us: int
+    key_schema: str  # `KeyCodec.to_json()`
+    value_schema_id: int
+    value_schema: str  # Avro JSON, in which every row was written
+    partition_count: int
+    partitioner: str = PARTITIONER
+    hash: str = HASH
+    records: int
+    repeated: int = 0  # rows of the input dropped because their key came again
+    bytes: int
+    compression: CompressionReport
+    dictionary_checksum: str | None = None  # SHA-256, hex
+    files: tuple[FileEntry, ...]
+    built_from: dict[str, Any] = {}
+
+
+class _Envelope(msgspec.Struct):
+    format: int
+    checksum: str
+    manifest: msgspec.Raw
+
+
+def _checksum(format_: int, raw: bytes) -> str:
+    return hashlib.sha256(b"fondaco-manifest %d\n" % format_ + raw).hexdigest()
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into a version's directory, durably and all at once.
+
+    Raises:
+        DiskFullError, ReadOnlyError.
+    """
+    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    head = b'{"format": %d, "checksum": "%s", "manifest":\n' % (MANIFEST_FORMAT, _checksum(MANIFEST_FORMAT, raw).encode())
+    write_atomically(directory / MANIFEST_FILE, head + raw + b"}\n")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of a version.
+
+    Raises:
+        FileNotFoundError: there is none; the directory is no complete version.
+        CorruptFileError: section "manifest".
+        FormatVersionError: written by a newer Fondaco.
+    """
+    path = directory / MANIFEST_FILE
+    try:
+        envelope = msgspec.json.decode(path.read_bytes(), type=_Envelope)
+        raw = bytes(envelope.manifest)
+        if envelope.checksum != _checksum(envelope.format, raw):
+            raise CorruptFileError(str(path), "manifest", "the checksum does not match")
+        if envelope.format > MANIFEST_FORMAT:
+            raise FormatVersionError(str(path), envelope.format, MANIFEST_FORMAT)
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise CorruptFileError(str(path), "manifest", str(exc)) from exc
+    if manifest.partition_count != len(manifest.files) or manifest.records != sum(file.records for file in manifest.files):
+        raise CorruptFileError(str(path), "manifest", "its counts contradict each other")
+    return manifest
