@@ -13,6 +13,7 @@ import sys
 import click
 
 from fondaco import __version__
+from fondaco.cli._common import SuggestingGroup
 from fondaco.core.errors import FondacoError
 
 _NOUNS = {
@@ -22,7 +23,7 @@ _NOUNS = {
 }
 
 
-class _Nouns(click.Group):
+class _Nouns(SuggestingGroup):
     """A group whose commands are imported only when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

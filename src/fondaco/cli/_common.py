@@ -8,7 +8,20 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from fondaco.core.errors import near_name
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class SuggestingGroup(click.Group):
+    """A group that answers a misspelt command with the near name."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            near = near_name(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"{exc.message} Did you mean {near!r}?" if near else exc.message, ctx) from None
 
 
 def directory_option(command: Command) -> Command:

@@ -1,0 +1,103 @@
+"""The features of the main job: what is known about a flight at its scheduled departure.
+
+Every window is `closed="left"`: it ends just before the label's time. Without that, a flight that departed early (its delay is known
+before its scheduled departure) would find its own delay in its own history; the model would look brilliant and know nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fondaco import features as ft
+from fondaco.cli.quickstart.data import LATE_MINUTES, Flights
+
+
+class Plane(ft.Entity):
+    """An aircraft, by the number on its tail."""
+
+    tailnum: str
+
+
+class Carrier(ft.Entity):
+    """An airline, by its two-letter code."""
+
+    carrier: str
+
+
+class Route(ft.Entity):
+    """A pair of airports: two fields, one key."""
+
+    origin: str
+    dest: str
+
+
+class Airport(ft.Entity):
+    """An airport to leave from."""
+
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """The feature set that the model reads, and its features by group (for the question of what each group is worth)."""
+
+    feature_set: ft.FeatureSet
+    groups: dict[str, tuple[str, ...]]
+
+
+def define_features(data: Flights) -> Definitions:
+    """Define, over the tables, everything the model reads. Nothing is computed here."""
+    flights_of_plane = ft.Table(data.flights, name="flights_by_plane", time="scheduled_at", known_at="known_at", key=Plane)
+    flights_of_carrier = ft.Table(data.flights, name="flights_by_carrier", time="scheduled_at", known_at="known_at", key=Carrier)
+    flights_of_route = ft.Table(data.flights, name="flights_by_route", time="scheduled_at", known_at="known_at", key=Route)
+    weather = ft.Table(data.weather, name="weather", time="observed_at", key=Airport)
+    planes = ft.Table(data.planes, name="planes", key=Plane)
+    p, c, r, w = flights_of_plane.c, flights_of_carrier.c, flights_of_route.c, weather.c
+
+    class PlaneHistory(ft.View[Plane], source=flights_of_plane):
+        """What this aircraft has been through lately."""
+
+        plane_last_delay: ft.Float64 = p.dep_delay.last(window="1d", closed="left", skip_null=True)
+        plane_mean_delay_7d: ft.Float64 = p.dep_delay.mean(window="7d", closed="left")
+        plane_late_1d: ft.Int64 = ft.count(where=p.dep_delay > LATE_MINUTES, window="1d", closed="left")
+        plane_flights_1d: ft.Int64 = ft.count(window="1d", closed="left")
+        plane_cancelled_7d: ft.Int64 = ft.count(where=p.cancelled, window="7d", closed="left")
+
+    class CarrierDelays(ft.View[Carrier], source=flights_of_carrier):
+        """How the airline is doing today and this week."""
+
+        carrier_mean_delay_3h: ft.Float64 = c.dep_delay.mean(window="3h", closed="left")
+        carrier_mean_delay_1d: ft.Float64 = c.dep_delay.mean(window="1d", closed="left")
+        carrier_mean_delay_7d: ft.Float64 = c.dep_delay.mean(window="7d", closed="left")
+        carrier_cancelled_1d: ft.Int64 = ft.count(where=c.cancelled, window="1d", closed="left")
+
+    class RouteDelays(ft.View[Route], source=flights_of_route):
+        """How flights on this route have been doing."""
+
+        route_mean_delay_1d: ft.Float64 = r.dep_delay.mean(window="1d", closed="left")
+        route_mean_delay_7d: ft.Float64 = r.dep_delay.mean(window="7d", closed="left")
+        route_worst_delay_1d: ft.Float64 = r.dep_delay.max(window="1d", closed="left")
+        route_spread_7d: ft.Float64 = r.dep_delay.stddev(window="7d", closed="left")
+
+    class Weather(ft.View[Airport], source=weather):
+        """The last hourly observation at the airport of origin; older than two hours counts as unknown."""
+
+        temp: ft.Float64 = w.temp.max_age("2h")
+        humid: ft.Float64 = w.humid.max_age("2h")
+        wind_speed: ft.Float64 = w.wind_speed.max_age("2h")
+        precip: ft.Float64 = w.precip.max_age("2h")
+        pressure: ft.Float64 = w.pressure.max_age("2h")
+        visib: ft.Float64 = w.visib.max_age("2h")
+
+    class PlaneFacts(ft.View[Plane], source=planes):
+        """What does not change about an aircraft."""
+
+        seats: ft.Int64 = planes.c.seats
+        engines: ft.Int64 = planes.c.engines
+        built_year: ft.Int64 = planes.c.built_year
+
+    views = {"weather": Weather, "plane history": PlaneHistory, "carrier": CarrierDelays, "route": RouteDelays, "plane facts": PlaneFacts}
+    return Definitions(
+        ft.FeatureSet("late_departure", list(views.values())),
+        {group: tuple(feature.name for feature in view.features()) for group, view in views.items()},
+    )
