@@ -57,6 +57,7 @@ class VersionRow:
     partitions: int
     records: int
     bytes: int
+    compression: str
     as_of_us: int
     created_us: int
     ready_us: int | None

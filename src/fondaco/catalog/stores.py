@@ -35,6 +35,16 @@ def get(connection: Connection, name: str) -> StoreRow:
     return found
 
 
+def check_live(connection: Connection, store: StoreRow) -> None:
+    """Make sure that a store looked up earlier was not deleted since; a new one of the same name is another store.
+
+    Raises:
+        StoreNotFoundError: it was.
+    """
+    if connection.execute(sa.select(_T.c.id).where(_T.c.id == store.id, _T.c.deleted_us.is_(None))).first() is None:
+        raise StoreNotFoundError(store.name, [row.name for row in all_live(connection) if row.name != store.name])
+
+
 def all_live(connection: Connection) -> list[StoreRow]:
     """Every store that is not deleted, by name."""
     rows = connection.execute(sa.select(_T).where(_T.c.deleted_us.is_(None)).order_by(_T.c.name))

@@ -59,6 +59,7 @@ versions = Table(
     Column("partitions", Integer, nullable=False),
     Column("records", BigInteger, nullable=False, server_default=text("0")),
     Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("compression", Text, nullable=False, server_default=text("'none'")),
     Column("as_of_us", BigInteger, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("ready_us", BigInteger),

@@ -96,6 +96,7 @@ def _version(row: sa.Row[Any]) -> VersionRow:
         row.partitions,
         row.records,
         row.bytes,
+        row.compression,
         row.as_of_us,
         row.created_us,
         row.ready_us,

@@ -3,7 +3,8 @@
     FondacoError
     ├── InputError                    what was asked cannot be done as asked; the same call again fails again
     │   ├── NotFoundError             a name that nothing has; carries the names that exist and suggests the nearest
-    │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError
+    │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError,
+    │   │   └── PushNotFoundError
     │   ├── AlreadyExistsError        a name that is taken by something different
     │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
     │   │   └── SchemaResolutionError a writer's rows cannot be read with this reader schema
@@ -87,6 +88,12 @@ class StoreNotFoundError(NotFoundError):
     """The platform has no store of this name."""
 
     noun = "store"
+
+
+class PushNotFoundError(NotFoundError):
+    """The store never had a push of this id."""
+
+    noun = "push"
 
 
 class FieldNotFoundError(NotFoundError):

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("partitions", sa.Integer, nullable=False),
         sa.Column("records", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("compression", sa.Text, nullable=False, server_default=sa.text("'none'")),
         sa.Column("as_of_us", sa.BigInteger, nullable=False),
         sa.Column("created_us", sa.BigInteger, nullable=False),
         sa.Column("ready_us", sa.BigInteger),

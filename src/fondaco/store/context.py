@@ -1,0 +1,33 @@
+"""Context: what every part of a store needs to act on it, made once by `Platform` and passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fondaco.catalog import Catalog, StoreRow
+from fondaco.core.clock import Clock
+from fondaco.core.config import StoreConfig
+from fondaco.store.layout import StoreLayout
+from fondaco.store.settings import StoreSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContext:
+    """One store of one open platform. `row` is as it was when the store was looked up; `row.current` is not kept up to date."""
+
+    catalog: Catalog
+    row: StoreRow
+    settings: StoreSettings
+    layout: StoreLayout
+    config: StoreConfig
+    clock: Clock
+
+    @property
+    def id(self) -> int:
+        """The store's number in the catalog."""
+        return self.row.id
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self.row.name

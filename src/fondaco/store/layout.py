@@ -1,0 +1,94 @@
+"""Layout: where things lie in a store's directory, and the CURRENT cell.
+
+    CURRENT                   8 bytes, little-endian: the current version, 0 = none
+    push.lock                 held (flock) by the process that pushes
+    building/<push id>/       files of a push at work; whatever lies here without the lock held is debris
+    versions/<n>/             manifest.json, part-00000.base, ...: a version, never changed
+
+The cell is a hint that mirrors the catalog: readers map it and look at it on each call, so it is written in place and never replaced.
+Eight aligned bytes change in one store of the processor (x86-64 and ARM64, little-endian both): a reader sees the old or the new number,
+nothing between.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fondaco.core.files import os_errors, sync_directory, write_atomically
+
+CELL_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout:
+    """Paths of one store."""
+
+    directory: Path
+
+    @property
+    def current_cell(self) -> Path:
+        """The file that names the current version."""
+        return self.directory / "CURRENT"
+
+    @property
+    def push_lock(self) -> Path:
+        """The file whose lock a push holds."""
+        return self.directory / "push.lock"
+
+    @property
+    def building(self) -> Path:
+        """Where pushes build."""
+        return self.directory / "building"
+
+    @property
+    def versions(self) -> Path:
+        """Where finished versions lie."""
+        return self.directory / "versions"
+
+    def version(self, number: int) -> Path:
+        """The directory of one version."""
+        return self.versions / str(number)
+
+    def partition(self, directory: Path, index: int) -> Path:
+        """The base file of one partition, in a version's or a push's directory."""
+        return directory / f"part-{index:05d}.base"
+
+    def version_numbers(self) -> list[int]:
+        """Versions whose directories exist, ascending; whether they are complete only the catalog knows."""
+        if not self.versions.is_dir():
+            return []
+        return sorted(int(entry) for entry in os.listdir(self.versions) if entry.isdigit())
+
+    def create(self) -> None:
+        """Make the directories and a cell that says 0.
+
+        Raises:
+            DiskFullError, ReadOnlyError.
+        """
+        with os_errors(self.directory):
+            self.building.mkdir(parents=True, exist_ok=True)
+            self.versions.mkdir(exist_ok=True)
+            if not self.current_cell.exists():
+                write_atomically(self.current_cell, bytes(CELL_BYTES))
+            sync_directory(self.directory)
+
+
+def read_cell(path: Path) -> int:
+    """The version that the cell names, 0 = none."""
+    return int.from_bytes(path.read_bytes()[:CELL_BYTES], "little")
+
+
+def write_cell(path: Path, version: int) -> None:
+    """Make the cell name `version`, durably. Only under the catalog's write lock, so that two swaps cannot overtake each other here.
+
+    Raises:
+        ReadOnlyError: the cell cannot be written.
+    """
+    with os_errors(path), open(path, "r+b") as file, mmap.mmap(file.fileno(), CELL_BYTES) as mapped:
+        # through a cast view the number is stored at once; write(2) promises no more than bytes in some order
+        with memoryview(mapped) as view, view.cast("Q") as cell:
+            cell[0] = version
+        mapped.flush()
