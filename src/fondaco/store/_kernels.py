@@ -660,3 +660,44 @@ def gather(starts: I64Array, ends: I64Array, out_address: int, offsets: I64Array
         copy(out_address + position, starts[i], length)
         position += length
         offsets[i + 1] = position
+
+
+# -- frames -------------------------------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True)
+def frame_size(address: int, end: int) -> int:
+    """Content size that the header of a zstd frame states; -1 if it states none or is no frame header. Source: RFC 8878, section 3.1.1."""
+    if end - address < 6 or load32(address) != np.uint64(0xFD2FB528):
+        return -1
+    descriptor = np.int64(load8(address + 4))
+    single_segment = (descriptor >> 5) & 1
+    size_code = descriptor >> 6
+    dictionary_id_bytes = (0, 1, 2, 4)[descriptor & 3]
+    position = address + 5 + (1 - single_segment) + dictionary_id_bytes
+    if position + (single_segment, 2, 4, 8)[size_code] > end:
+        return -1
+    if size_code == 0:
+        return np.int64(load8(position)) if single_segment == 1 else -1
+    if size_code == 1:
+        return np.int64(load8(position) | (load8(position + 1) << np.uint64(8))) + 256
+    if size_code == 2:
+        return np.int64(load32(position))
+    size = load64(position)
+    return np.int64(size) if size < np.uint64(1 << 62) else -1
+
+
+@njit(nogil=True, cache=True)
+def list_frames(starts: I64Array, ends: I64Array, compressed: U8Array, limit: int, which: I64Array, sizes: I64Array) -> tuple[int, int]:
+    """The compressed values among many: `which` index and content `sizes` of each. Returns (count, -1), or (index, its size or 0)
+    of one that states none or one over `limit`."""
+    count = 0
+    for i in range(starts.size):
+        if compressed[i] != 0:
+            size = frame_size(starts[i], ends[i])
+            if size <= 0 or size > limit:  # an empty value is never made a frame
+                return i, max(size, 0)
+            which[count] = i
+            sizes[count] = size
+            count += 1
+    return count, -1
