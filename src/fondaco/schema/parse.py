@@ -40,7 +40,6 @@ from fondaco.schema.types import (
     Union,
     Uuid,
     Vector,
-    VectorDtype,
 )
 
 SCHEMA_BYTES_MAX: Final = 4 << 20  # JSON text of one schema
@@ -396,7 +395,7 @@ def _vector(size: int, attributes: dict[str, object], path: str) -> Vector:
         raise SchemaError(path, f"a vector needs 'dim', a count of numbers from 1, not {_show(dim)}")
     if not isinstance(dtype, str) or dtype not in VECTOR_ITEM_BYTES:
         raise SchemaError(path, f"vector dtype {_show(dtype)}; use one of {list(VECTOR_ITEM_BYTES)}")
-    vector = Vector(dim, cast(VectorDtype, dtype))
+    vector = Vector(dim, dtype)
     if vector.size != size:
         raise SchemaError(path, f"a vector of {dim} {dtype} takes {vector.size} bytes, but 'size' is {size}")
     return vector

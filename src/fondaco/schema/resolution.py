@@ -337,17 +337,32 @@ def min_wire_size(kind: Type) -> int:
     return _min_size(kind, {})
 
 
-def _min_size(kind: Type, known: dict[int, int]) -> int:
-    match kind:
-        case Primitive():
-            return {"null": 0, "float": 4, "double": 8}.get(kind.kind, 1)
+def min_step_size(step: Step) -> int:
+    """Fewest bytes that `step` consumes. Decoders use it to refuse counts that the rest of the row cannot hold."""
+    return _min_size(step, {})
+
+
+def _min_size(node: Type | Step, known: dict[int, int]) -> int:
+    match node:
+        case Primitive() | ReadPrimitive():
+            kind = node.kind if isinstance(node, Primitive) else node.wire
+            return {"null": 0, "float": 4, "double": 8}.get(kind, 1)
         case Fixed():
-            return kind.size
-        case Record():
-            if id(kind) not in known:
-                known[id(kind)] = 0  # a record that contains itself without a way out has no values at all
-                known[id(kind)] = sum(_min_size(member.type, known) for member in kind.fields)
-            return known[id(kind)]
-        case Union():
-            return 1 + min(_min_size(branch, known) for branch in kind.branches)
+            return node.size
+        case ReadFixed():
+            return node.target.size
+        case Skip():
+            return _min_size(node.wire, known)
+        case WrapUnion():
+            return _min_size(node.inner, known)
+        case Union() | ReadUnion():
+            return 1 + min(_min_size(branch, known) for branch in node.branches)
+        case Record() | ReadRecord():
+            if id(node) not in known:
+                known[id(node)] = 0  # a record that contains itself without a way out has no values at all
+                parts = [f.type for f in node.fields] if isinstance(node, Record) else [m.step for m in node.members]
+                known[id(node)] = sum(_min_size(part, known) for part in parts)
+            return known[id(node)]
+        case Refuse():
+            return 0
     return 1

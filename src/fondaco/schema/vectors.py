@@ -53,7 +53,7 @@ def vector_dtype(dtype: VectorDtype) -> np.dtype[Any]:
     if dtype == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return cast("np.dtype[Any]", np.dtype(ml_dtypes.bfloat16))
     return np.dtype(_DTYPES[dtype])
 
 
