@@ -1,0 +1,142 @@
+"""Peers: which are installed, and those that are servers or live in an environment of their own.
+
+A benchmark runs without a peer that is missing, and says so. `benchmarks/install_peers.sh` installs Redis and Feast; the others come
+with `pip install -e '.[bench]'`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks._harness import Report
+from benchmarks._machine import ROOT
+
+_FEAST_PYTHON = ROOT / ".venv-feast" / "bin" / "python"
+_START_S = 10.0
+
+
+def have(report: Report, *modules: str) -> bool:
+    """Whether these Python packages are installed; if not, the report says which peer is left out."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        report.note(f"ran without a peer: {', '.join(missing)} not installed (pip install -e '.[bench]')")
+    return not missing
+
+
+def have_redis(report: Report) -> bool:
+    """Whether redis-server and its client are installed."""
+    if shutil.which("redis-server") is None:
+        report.note("ran without Redis: no redis-server on PATH (benchmarks/install_peers.sh)")
+        return False
+    return have(report, "redis", "hiredis")
+
+
+def have_feast(report: Report) -> bool:
+    """Whether Feast's own environment exists."""
+    if not _FEAST_PYTHON.exists():
+        report.note("ran without Feast: no .venv-feast (benchmarks/install_peers.sh)")
+        return False
+    return True
+
+
+class RedisServer:
+    """A redis-server of our own on 127.0.0.1 with a free port and no persistence, stopped by its process id at the end."""
+
+    def __enter__(self) -> Self:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._directory = tempfile.TemporaryDirectory(prefix="fondaco-bench-redis-")
+        arguments = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._directory.name]
+        arguments += ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        self._process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL, stderr=sys.stderr)
+        self._wait_until_ready()
+        return self
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                    connection.sendall(b"PING\r\n")
+                    if connection.recv(16).startswith(b"+PONG"):
+                        return
+            except OSError:
+                pass
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._stop()
+                raise RuntimeError(f"redis-server did not start on port {self.port} (status {self._process.poll()})")
+            time.sleep(0.02)
+
+    def client(self) -> Any:
+        """A redis-py client on one TCP connection, with hiredis as its parser (redis-py takes it when installed)."""
+        import redis
+
+        return redis.Redis(host="127.0.0.1", port=self.port)
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._directory.cleanup()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self._stop()
+
+
+class FeastWorker:
+    """A process in Feast's environment that runs `_feast_worker.py`: one JSON request a line in, one JSON answer a line out.
+
+    It idles between requests, so that paths can alternate with others in this process.
+    """
+
+    def __enter__(self) -> Self:
+        script = Path(__file__).with_name("_feast_worker.py")
+        quiet = {**os.environ, "FEAST_USAGE": "False", "PYTHONWARNINGS": "ignore"}
+        self._process = subprocess.Popen(
+            [str(_FEAST_PYTHON), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet
+        )
+        return self
+
+    def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
+        """Send one request and wait for the answer.
+
+        Raises:
+            RuntimeError: the worker failed; its traceback is the message.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"request": request, **arguments}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the Feast worker ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"Feast: {answer['error']}")
+        return answer
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()  # the end of its input ends the worker
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Install the peers that pip's `bench` extra cannot bring: Debian's redis-server, and Feast in an environment of its own (.venv-feast).
+# Idempotent. Redis is not started here: benchmarks start one of their own on 127.0.0.1 and stop it.
+set -eu
+cd "$(dirname "$0")/.."
+
+if command -v redis-server >/dev/null; then
+    echo "redis-server: already here"
+elif command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "redis-server: installing from Debian"
+    # RUNLEVEL=1 keeps the package from starting its service.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends redis-server ||
+        { apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends redis-server; }
+else
+    echo "redis-server: not installed; install it with your system's packages (the benchmarks run without it and say so)"
+fi
+
+if .venv-feast/bin/python -c 'import feast' 2>/dev/null; then
+    echo "Feast: already here"
+else
+    echo "Feast: installing into .venv-feast"
+    "${PYTHON:-python3}" -m venv .venv-feast
+    .venv-feast/bin/pip install -q -c benchmarks/feast-constraints.txt 'feast[duckdb,redis]' hiredis
+fi
