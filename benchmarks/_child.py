@@ -79,6 +79,13 @@ def _module_of(function: Callable[..., Any]) -> str:
     return spec.name
 
 
+def touch_memory(*, mebibytes: int) -> dict[str, Any]:
+    """In a child: write to so much memory. Shows that peaks and caps are what they say (tests/benchmarks)."""
+    block = bytearray(mebibytes << 20)
+    block[::4096] = b"\x01" * len(range(0, len(block), 4096))
+    return {"bytes": len(block)}
+
+
 # -- memory caps --------------------------------------------------------------------------------------------------------------------
 
 
