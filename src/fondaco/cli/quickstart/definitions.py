@@ -47,57 +47,55 @@ class Definitions:
 
 def define_features(data: Flights) -> Definitions:
     """Define, over the tables, everything the model reads. Nothing is computed here."""
-    flights_of_plane = ft.Table(data.flights, name="flights_by_plane", time="scheduled_at", known_at="known_at", key=Plane)
-    flights_of_carrier = ft.Table(data.flights, name="flights_by_carrier", time="scheduled_at", known_at="known_at", key=Carrier)
-    flights_of_route = ft.Table(data.flights, name="flights_by_route", time="scheduled_at", known_at="known_at", key=Route)
+    flights = ft.Table(data.flights, name="flights", time="scheduled_at", known_at="known_at", key=[Plane, Carrier, Route])
     weather = ft.Table(data.weather, name="weather", time="observed_at", key=Airport)
     planes = ft.Table(data.planes, name="planes", key=Plane)
-    p, c, r, w = flights_of_plane.c, flights_of_carrier.c, flights_of_route.c, weather.c
+    f, w, p = flights.c, weather.c, planes.c
 
-    class PlaneHistory(ft.View[Plane], source=flights_of_plane):
+    class PlaneHistory(ft.View[Plane], source=flights):
         """What this aircraft has been through lately."""
 
-        plane_last_delay: ft.Float64 = p.dep_delay.last(window="1d", closed="left", skip_null=True)
-        plane_mean_delay_7d: ft.Float64 = p.dep_delay.mean(window="7d", closed="left")
-        plane_late_1d: ft.Int64 = ft.count(where=p.dep_delay > LATE_MINUTES, window="1d", closed="left")
+        plane_last_delay: ft.Float64 = f.dep_delay.last(window="1d", closed="left", skip_null=True)
+        plane_mean_delay_7d: ft.Float64 = f.dep_delay.mean(window="7d", closed="left")
+        plane_late_1d: ft.Int64 = ft.count(where=f.dep_delay > LATE_MINUTES, window="1d", closed="left")
         plane_flights_1d: ft.Int64 = ft.count(window="1d", closed="left")
-        plane_cancelled_7d: ft.Int64 = ft.count(where=p.cancelled, window="7d", closed="left")
+        plane_cancelled_7d: ft.Int64 = ft.count(where=f.cancelled, window="7d", closed="left")
 
-    class CarrierDelays(ft.View[Carrier], source=flights_of_carrier):
+    class CarrierDelays(ft.View[Carrier], source=flights):
         """How the airline is doing today and this week."""
 
-        carrier_mean_delay_3h: ft.Float64 = c.dep_delay.mean(window="3h", closed="left")
-        carrier_mean_delay_1d: ft.Float64 = c.dep_delay.mean(window="1d", closed="left")
-        carrier_mean_delay_7d: ft.Float64 = c.dep_delay.mean(window="7d", closed="left")
-        carrier_cancelled_1d: ft.Int64 = ft.count(where=c.cancelled, window="1d", closed="left")
+        carrier_mean_delay_3h: ft.Float64 = f.dep_delay.mean(window="3h", closed="left")
+        carrier_mean_delay_1d: ft.Float64 = f.dep_delay.mean(window="1d", closed="left")
+        carrier_mean_delay_7d: ft.Float64 = f.dep_delay.mean(window="7d", closed="left")
+        carrier_cancelled_1d: ft.Int64 = ft.count(where=f.cancelled, window="1d", closed="left")
 
-    class RouteDelays(ft.View[Route], source=flights_of_route):
+    class RouteDelays(ft.View[Route], source=flights):
         """How flights on this route have been doing."""
 
-        route_mean_delay_1d: ft.Float64 = r.dep_delay.mean(window="1d", closed="left")
-        route_mean_delay_7d: ft.Float64 = r.dep_delay.mean(window="7d", closed="left")
-        route_worst_delay_1d: ft.Float64 = r.dep_delay.max(window="1d", closed="left")
-        route_spread_7d: ft.Float64 = r.dep_delay.stddev(window="7d", closed="left")
+        route_mean_delay_1d: ft.Float64 = f.dep_delay.mean(window="1d", closed="left")
+        route_mean_delay_7d: ft.Float64 = f.dep_delay.mean(window="7d", closed="left")
+        route_worst_delay_1d: ft.Float64 = f.dep_delay.max(window="1d", closed="left")
+        route_spread_7d: ft.Float64 = f.dep_delay.stddev(window="7d", closed="left")
 
     class Weather(ft.View[Airport], source=weather):
         """The last hourly observation at the airport of origin; older than two hours counts as unknown."""
 
-        temp: ft.Float64 = w.temp.max_age("2h")
-        humid: ft.Float64 = w.humid.max_age("2h")
-        wind_speed: ft.Float64 = w.wind_speed.max_age("2h")
-        precip: ft.Float64 = w.precip.max_age("2h")
-        pressure: ft.Float64 = w.pressure.max_age("2h")
-        visib: ft.Float64 = w.visib.max_age("2h")
+        temp: ft.Float64 = w.temp.latest(max_age="2h")
+        humid: ft.Float64 = w.humid.latest(max_age="2h")
+        wind_speed: ft.Float64 = w.wind_speed.latest(max_age="2h")
+        precip: ft.Float64 = w.precip.latest(max_age="2h")
+        pressure: ft.Float64 = w.pressure.latest(max_age="2h")
+        visib: ft.Float64 = w.visib.latest(max_age="2h")
 
     class PlaneFacts(ft.View[Plane], source=planes):
         """What does not change about an aircraft."""
 
-        seats: ft.Int64 = planes.c.seats
-        engines: ft.Int64 = planes.c.engines
-        built_year: ft.Int64 = planes.c.built_year
+        seats: ft.Int64 = p.seats
+        engines: ft.Int64 = p.engines
+        built_year: ft.Int64 = p.built_year
 
     views = {"weather": Weather, "plane history": PlaneHistory, "carrier": CarrierDelays, "route": RouteDelays, "plane facts": PlaneFacts}
     return Definitions(
         ft.FeatureSet("late_departure", list(views.values())),
-        {group: tuple(feature.name for feature in view.features()) for group, view in views.items()},
+        {group: tuple(feature.output for feature in ft.FeatureSet(view.__name__, [view])) for group, view in views.items()},
     )
