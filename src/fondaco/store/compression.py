@@ -82,14 +82,16 @@ class Compressor:
         while first < count:
             last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + BATCH_BYTES, "right")) - 1)
             part = slice(first, last)
-            frames = self._frames(values, offsets[first : last + 1])
-            frame_starts, frame_ends = _segments(frames, last - first)
+            first = last
+            if offsets[part.start] == offsets[last]:
+                continue  # nothing but empty values, which zstd refuses
+            frames = self._frames(values, offsets[part.start : last + 1])
+            frame_starts, frame_ends = _segments(frames, last - part.start)
             smaller = frame_ends - frame_starts < ends[part] - starts[part]
             starts[part] = np.where(smaller, frame_starts, starts[part])
             ends[part] = np.where(smaller, frame_ends, ends[part])
             compressed[part] = smaller
             kept.append(frames)
-            first = last
         data, packed = np.empty(int((ends - starts).sum()), np.uint8), np.empty(count + 1, np.int64)
         _kernels.gather(starts, ends, address_of(data), packed)
         return data, packed, compressed
