@@ -2,8 +2,8 @@
 
 A chunk is a `pa.RecordBatch` of at most `batch_bytes` (a single larger row excepted), or, where the input is Python mappings, a list of
 at most `ROWS_PER_CHUNK` of them. Taken: Arrow tables, batches and readers; anything with `__arrow_c_stream__` (Polars, DuckDB relations,
-pandas); DuckDB connections with a result; a dict of arrays; a list or iterator of mappings, of tables or of batches; paths of Parquet,
-CSV, Arrow IPC and Avro files, of a directory of Parquet files, or with wildcards.
+pandas); DuckDB connections with a result; a dict of arrays; a list or iterator of mappings, of tables or of batches; paths (one, or
+a list) of Parquet, CSV, Arrow IPC and Avro files, of a directory of Parquet files, or with wildcards.
 
 Nothing is read ahead: of a file, one batch and the pages it comes from are in memory. A file that changes while it is read fails the
 push. One thread reads one input, once.
@@ -18,29 +18,40 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from fondaco.core.errors import DataError, InputError
 
-Chunk = pa.RecordBatch | list[Mapping[str, Any]]
+Chunk: TypeAlias = pa.RecordBatch | list[Mapping[str, Any]]
 
 ROWS_PER_CHUNK = 1000
+SAMPLE_PARTS = 64
 PARQUET_BUFFER_BYTES = 1 << 20  # without it pyarrow reads a column's whole share of a row group at once
 _SUFFIXES = (".parquet", ".csv", ".arrow", ".arrows", ".ipc", ".feather", ".avro")
 
 
 @dataclass(slots=True)
 class Input:
-    """An opened input. `schema` is None when the chunks are lists of mappings; `row_count` is None when it is not known beforehand."""
+    """An opened input. `schema` is None when the chunks are lists of mappings; `row_count` is None when it is not known beforehand.
+
+    `sample(bytes)`, where there is one, gives about so many bytes of rows spread over the whole input, without consuming it.
+    """
 
     source: str
     schema: pa.Schema | None
     row_count: int | None
     chunks: Iterator[Chunk]
     files: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> size, modification time (ns)
+    sample: Callable[[int], Iterable[Chunk]] | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What a version built from it says of its origin: the kind of input, and each file with its size and modification time."""
+        if not self.files:
+            return {"source": self.source}
+        return {"source": self.source, "files": {path: {"bytes": size, "modified_ns": when} for path, (size, when) in self.files.items()}}
 
     def check_unchanged(self) -> None:
         """Compare the files with what they were when they were opened.
@@ -72,9 +83,9 @@ def _open(data: object, batch_bytes: int, columns: pa.Schema | None) -> Input:
     if isinstance(data, (str, os.PathLike)):
         return _open_path(os.fspath(data), batch_bytes, columns)
     if isinstance(data, pa.Table):
-        return Input("Arrow table", data.schema, data.num_rows, _sliced(data.to_batches(), batch_bytes))
+        return _of_table("Arrow table", data, batch_bytes)
     if isinstance(data, pa.RecordBatch):
-        return Input("Arrow batch", data.schema, data.num_rows, _sliced([data], batch_bytes))
+        return _of_table("Arrow batch", pa.Table.from_batches([data]), batch_bytes)
     if isinstance(data, pa.RecordBatchReader):
         return Input("Arrow batches", data.schema, None, _sliced(data, batch_bytes))
     if type(data).__module__.partition(".")[0] == "pandas":
@@ -83,12 +94,12 @@ def _open(data: object, batch_bytes: int, columns: pa.Schema | None) -> Input:
         length = len(data) if hasattr(data, "__len__") and type(data).__module__.partition(".")[0] == "polars" else None
         reader = pa.RecordBatchReader.from_stream(data)
         return Input(type(data).__name__, reader.schema, length, _sliced(reader, batch_bytes))
-    if callable(getattr(data, "to_arrow_reader", None)):  # a DuckDB connection holds the result of its last statement
-        reader = data.to_arrow_reader(65_536)  # type: ignore[attr-defined]
-        return Input("DuckDB result", reader.schema, None, _sliced(reader, batch_bytes))
+    for name in ("to_arrow_reader", "fetch_record_batch"):  # a DuckDB connection, old or new, holds the result of its last statement
+        if callable(getattr(data, name, None)):
+            reader = getattr(data, name)(65_536)
+            return Input("DuckDB result", reader.schema, None, _sliced(reader, batch_bytes))
     if isinstance(data, Mapping):
-        table = _table(data)
-        return Input("columns", table.schema, table.num_rows, _sliced(table.to_batches(), batch_bytes))
+        return _of_table("columns", _table(data), batch_bytes)
     if isinstance(data, Iterable):
         return _open_iterable(data, batch_bytes, columns)
     raise _not_readable(data)
@@ -106,13 +117,25 @@ def _not_readable(data: object) -> InputError:
 # -- in memory ----------------------------------------------------------------------------------------------------------------------
 
 
+def _of_table(source: str, table: pa.Table, batch_bytes: int) -> Input:
+    def sample(sample_bytes: int) -> Iterator[Chunk]:
+        rows = table.num_rows * sample_bytes // max(table.nbytes, 1)
+        if rows >= table.num_rows:
+            yield from _sliced(table.to_batches(), batch_bytes)
+            return
+        for part in range(SAMPLE_PARTS):  # data often lies in order: its head alone may be of one kind
+            yield from _sliced(table.slice(part * table.num_rows // SAMPLE_PARTS, max(rows // SAMPLE_PARTS, 1)).to_batches(), batch_bytes)
+
+    return Input(source, table.schema, table.num_rows, _sliced(table.to_batches(), batch_bytes), sample=sample)
+
+
 def _open_pandas(data: Any, batch_bytes: int) -> Input:
     if not hasattr(data, "columns"):
         raise _not_readable(data)
     table = pa.Table.from_pandas(data)
     # An index that has a name may be a key; one without is only pandas' row labels.
     table = table.select([name for name in table.schema.names if not name.startswith("__index_level_")])
-    return Input("pandas DataFrame", table.schema.remove_metadata(), table.num_rows, _sliced(table.to_batches(), batch_bytes))
+    return _of_table("pandas DataFrame", table.replace_schema_metadata(), batch_bytes)
 
 
 def _table(columns: Mapping[Any, Any]) -> pa.Table:
@@ -134,6 +157,8 @@ def _open_iterable(data: Iterable[Any], batch_bytes: int, columns: pa.Schema | N
     if first is None:
         return Input("nothing", None, 0, iter(()))
     rest = itertools.chain([first], items)
+    if isinstance(first, (str, os.PathLike)):
+        return _open_files([path for item in rest for path in _files(os.fspath(item))], batch_bytes, columns)
     if isinstance(first, Mapping):
         length = len(data) if isinstance(data, Sequence) else None
         return Input("mappings", None, length, _row_chunks(rest))
@@ -182,11 +207,14 @@ def _type_of(schema: pa.Schema, name: str) -> str | None:
 
 
 def _open_path(path: str, batch_bytes: int, columns: pa.Schema | None) -> Input:
-    files = _files(path)
+    return _open_files(_files(path), batch_bytes, columns)
+
+
+def _open_files(files: list[str], batch_bytes: int, columns: pa.Schema | None) -> Input:
     openers: dict[str, Callable[[str, int, pa.Schema | None], Input]] = {
         ".parquet": _open_parquet,
         ".csv": _open_csv,
-        ".avro": _open_avro,
+        ".avro": _open_ipc,  # AVRO
     }
     fingerprints = {file: _fingerprint(file) for file in files}
 
@@ -209,7 +237,8 @@ def _open_path(path: str, batch_bytes: int, columns: pa.Schema | None) -> Input:
                 raise DataError(f"{file} cannot be read: {exc}") from exc
 
     row_count = head.row_count if len(files) == 1 else None
-    return Input(path, head.schema, row_count, chunks(), fingerprints)
+    source = files[0] if len(files) == 1 else f"{len(files)} files from {files[0]} to {files[-1]}"
+    return Input(source, head.schema, row_count, chunks(), fingerprints)
 
 
 def _files(path: str) -> list[str]:
@@ -244,7 +273,9 @@ def _open_parquet(path: str, batch_bytes: int, columns: pa.Schema | None) -> Inp
 
     file = parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
     metadata = file.metadata
-    widest = max((metadata.row_group(i).total_byte_size // max(metadata.row_group(i).num_rows, 1) for i in range(metadata.num_row_groups)), default=1)
+    widest = max(
+        (metadata.row_group(i).total_byte_size // max(metadata.row_group(i).num_rows, 1) for i in range(metadata.num_row_groups)), default=1
+    )
     rows = min(max(batch_bytes // max(widest, 1), 1), 131_072)
 
     def chunks() -> Iterator[Chunk]:

@@ -52,10 +52,6 @@ class StoreLayout:
         """The directory of one version."""
         return self.versions / str(number)
 
-    def partition(self, directory: Path, index: int) -> Path:
-        """The base file of one partition, in a version's or a push's directory."""
-        return directory / f"part-{index:05d}.base"
-
     def version_numbers(self) -> list[int]:
         """Versions whose directories exist, ascending; whether they are complete only the catalog knows."""
         if not self.versions.is_dir():
@@ -74,6 +70,11 @@ class StoreLayout:
             if not self.current_cell.exists():
                 write_atomically(self.current_cell, bytes(CELL_BYTES))
             sync_directory(self.directory)
+
+
+def partition_name(index: int) -> str:
+    """The base file of one partition, in a version's directory."""
+    return f"part-{index:05d}.base"
 
 
 def read_cell(path: Path) -> int:

@@ -16,9 +16,9 @@ LINE_INTERVAL_S = 5.0  # a log file gets one line in this time, and none from a 
 class PushProgress:
     """Shows steps and rows of one push; silent unless `shown`. Belongs to one thread; use as a context manager."""
 
-    def __init__(self, title: str, row_count: int | None, *, shown: bool) -> None:
+    def __init__(self, title: str, *, shown: bool) -> None:
         self._title = title
-        self._row_count = row_count
+        self._row_count: int | None = None
         self._shown = shown
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -29,7 +29,13 @@ class PushProgress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]}"),
+                TimeElapsedColumn(),
+            )
             # no refresh thread: a push must not compete with the reader threads of its own process for the interpreter
             self._bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
             self._task = self._bar.add_task(self._title, total=self._row_count, unit="rows")
@@ -39,6 +45,12 @@ class PushProgress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def expect(self, row_count: int | None) -> None:
+        """How many rows there will be, if that is known."""
+        self._row_count = row_count
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=row_count)
 
     def rows(self, done: int) -> None:
         """So many input rows are written."""

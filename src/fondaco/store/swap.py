@@ -42,7 +42,9 @@ def roll_back(context: StoreContext) -> int:
         stores.check_live(connection, context.row)
         current = versions.current(connection, context.id)
         retained = versions.retained(connection, context.id)
-        backups = [row.number for row in retained if row.state is VersionState.BACKUP and row.rolled_back_us is None and row.number < current]
+        backups = [
+            row.number for row in retained if row.state is VersionState.BACKUP and row.rolled_back_us is None and row.number < current
+        ]
         if not backups:
             held = ", ".join(f"v{row.number} {row.state}" for row in retained) or "no version"
             raise StateError(f"store {context.name!r} has no backup to roll back to; it holds {held}. To choose one, swap to it.")

@@ -1,0 +1,279 @@
+"""Platform: one directory, opened; wires catalog and stores, and stands above every part but the command line.
+
+The directory is ours if it holds the marker file FONDACO with a format we know. An empty or new directory becomes one; any other is
+refused before anything is written. Where the directory cannot be written, reading works and every change raises ReadOnlyError.
+Layout: docs/internals/ARCHITECTURE.md. A platform may be used from any thread and by any number of processes at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from fondaco.catalog import Catalog, StoreRow, VersionState, stores, versions
+from fondaco.core.clock import Clock, SystemClock
+from fondaco.core.config import CONFIG_FILE, Config, load_config
+from fondaco.core.errors import AlreadyExistsError, FormatVersionError, InputError, NotAPlatformError, ReadOnlyError
+from fondaco.core.files import os_errors, remove_tree, sync_directory, write_atomically
+from fondaco.core.ids import check_name
+from fondaco.store.context import StoreContext
+from fondaco.store.layout import StoreLayout, write_cell
+from fondaco.store.recovery import recover_if_needed
+from fondaco.store.settings import StoreSettings, check_settings
+from fondaco.store.store import Store
+
+MARKER_FILE: Final = "FONDACO"
+PLATFORM_FORMAT: Final = 1
+STORES_DIRECTORY: Final = "stores"
+_DELETED: Final = ".deleted-"
+_MAY_BE_THERE: Final = frozenset({CONFIG_FILE, "lost+found"})  # settings written before the first start; the root of a fresh file system
+
+
+class _Marker(msgspec.Struct):
+    format: int
+
+
+class Platform:
+    """One platform directory. Close it when done, or use it as a context manager; `fondaco.open` makes it."""
+
+    def __init__(self, directory: Path, config: Config, catalog: Catalog, clock: Clock) -> None:
+        """Use `Platform.open`."""
+        self.directory = directory
+        self.config = config
+        self.catalog = catalog
+        self.clock = clock
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, clock: Clock | None = None) -> Platform:
+        """Open the platform in a directory; an empty or new one becomes a platform. What a crash left in its stores is put in order.
+
+        Raises:
+            NotAPlatformError: the directory holds something else; nothing was written.
+            FormatVersionError: a newer Fondaco made it; nothing was changed.
+            ReadOnlyError: it is new and cannot be written. InputError: a mistake in fondaco.toml.
+        """
+        directory = Path(path).absolute()
+        is_new = _check_marker(directory)
+        read_only = not is_new and not os.access(directory, os.W_OK, effective_ids=True)
+        config = load_config(directory)
+        if is_new:
+            _create(directory)
+        platform = cls(directory, config, Catalog.open(directory, read_only=read_only), clock or SystemClock())
+        try:
+            if not read_only:
+                platform._recover()
+        except BaseException:
+            platform.close()
+            raise
+        return platform
+
+    def close(self) -> None:
+        """Close the catalog. Readers that were opened stay good until they are closed themselves."""
+        self.catalog.close()
+
+    def __enter__(self) -> Platform:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Platform {str(self.directory)!r}>"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the directory cannot be written."""
+        return self.catalog.read_only
+
+    # -- stores ---------------------------------------------------------------------------------------------------------------------
+
+    def create_store(
+        self,
+        name: str,
+        key: object = "long",
+        value: object = None,
+        partitions: int | None = None,
+        compression: str | None = None,
+        rewind: str | None = None,
+        keep: int | None = None,
+    ) -> Store:
+        """Create a store, or return the one of this name if it was created alike.
+
+        Args:
+            key: "long", "int", "string", "bytes"; a record (Avro dict or JSON, or `pa.Schema`) for a key of several columns; one named key
+                as `pa.Field` or `{"name": "member_id", "type": "long"}`. It never changes.
+            value: schema of the rows: an Avro record as dict or JSON, or a `pa.Schema`.
+            partitions: files of each version, 1 to 1024; more than a store's keys deserve cost time, fewer cost parallelism.
+            compression: "auto" measures a sample of each push; "none"; "zstd".
+            rewind: how far before a version's `as_of` real-time writes still apply, as "24h".
+            keep: versions to keep, the current one included.
+                The last four default to the configuration (8, "auto", "24h", 2); left out, they are not compared with an existing store.
+        Raises:
+            AlreadyExistsError: the name is taken by a store that differs; names the difference.
+            SchemaError, InputError: a schema or a setting is wrong. ReadOnlyError.
+        """
+        from fondaco.store.keys import KeyCodec
+        from fondaco.store.values import value_codec, value_schema_json
+
+        check_name("store", name)
+        if value is None:
+            raise InputError(f"store {name!r} needs value=, the schema of its rows: an Avro record, or a pyarrow.Schema")
+        key_schema, value_schema = KeyCodec(key).to_json(), value_schema_json(value)
+        value_codec(value_schema)
+        defaults = self.config.store
+        settings = check_settings(
+            defaults.partitions if partitions is None else partitions,
+            compression or defaults.compression,
+            rewind or defaults.rewind,
+            defaults.keep if keep is None else keep,
+        )
+        given = {"partitions": partitions, "compression": compression, "rewind": rewind, "keep": keep}
+        chosen = [setting for setting, argument in given.items() if argument is not None]
+        with self.catalog.write() as connection:
+            row = stores.find(connection, name)
+            if row is None:
+                row = stores.create(
+                    connection,
+                    name,
+                    key_schema=key_schema,
+                    value_schema=value_schema,
+                    settings=msgspec.to_builtins(settings),
+                    now_us=self.clock.now_us(),
+                )
+                # inside the transaction, so that whoever finds the name finds the directory; `_recover` removes one without a name
+                self._context(row).layout.create()
+            else:
+                newest = stores.value_schemas(connection, row.id)[-1].schema
+                _check_same(row, newest, key_schema, value_schema, settings, chosen)
+        return Store(self._context(row))
+
+    def store(self, name: str) -> Store:
+        """The store called `name`.
+
+        Raises:
+            StoreNotFoundError: there is none; suggests the nearest name.
+        """
+        with self.catalog.read() as connection:
+            return Store(self._context(stores.get(connection, name)))
+
+    def stores(self) -> list[str]:
+        """Names of all stores, in order."""
+        with self.catalog.read() as connection:
+            return [row.name for row in stores.all_live(connection)]
+
+    def delete_store(self, name: str) -> None:
+        """Delete a store and all its versions. Its version numbers are not given again, should a store of this name come back.
+
+        Readers that have it open raise NoCurrentVersionError from then on.
+
+        Raises:
+            StoreNotFoundError; PushInProgressError: a push is at work, wait for it or kill it.
+        """
+        from fondaco.store.push import push_lock
+
+        context = self._context(self.store(name)._context.row)
+        trash = self._stores / f"{_DELETED}{name}-{context.id}"
+        with push_lock(context):
+            with self.catalog.write() as connection:
+                stores.check_live(connection, context.row)
+                for version in versions.retained(connection, context.id):
+                    versions.update(connection, context.id, version.number, state=VersionState.RETIRED)
+                stores.delete(connection, context.id, now_us=self.clock.now_us())
+                with os_errors(context.layout.directory):
+                    os.rename(context.layout.directory, trash)
+            write_cell(StoreLayout(trash).current_cell, 0)
+        remove_tree(trash)
+
+    # -- inside ---------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _stores(self) -> Path:
+        return self.directory / STORES_DIRECTORY
+
+    def _context(self, row: StoreRow) -> StoreContext:
+        settings = msgspec.convert(row.settings, StoreSettings)
+        return StoreContext(self.catalog, row, settings, StoreLayout(self._stores / row.name), self.config.store, self.clock)
+
+    def _recover(self) -> None:
+        self._recover_names()
+        with self.catalog.read() as connection:
+            rows = stores.all_live(connection)
+        for row in rows:
+            recover_if_needed(self._context(row))
+
+    def _recover_names(self) -> None:
+        """Finish what a crash left of creating or deleting a store: the catalog decides, the directories follow."""
+        if not self._stores.is_dir() or not self._strays():
+            return
+        with self.catalog.write():  # no store is created or deleted meanwhile
+            for entry in self._strays():
+                live = self._live_named_in_trash(entry)
+                if live is None:
+                    trash = self._stores / (entry if entry.startswith(_DELETED) else f"{_DELETED}{entry}-0")
+                    if trash.name != entry:
+                        os.rename(self._stores / entry, trash)
+                    remove_tree(trash)
+                else:
+                    os.rename(self._stores / entry, self._stores / live)
+
+    def _strays(self) -> list[str]:
+        entries = os.listdir(self._stores)
+        with self.catalog.read() as connection:
+            names = {row.name for row in stores.all_live(connection)}
+        return [entry for entry in entries if entry not in names]
+
+    def _live_named_in_trash(self, entry: str) -> str | None:
+        with self.catalog.read() as connection:
+            return next((row.name for row in stores.all_live(connection) if entry == f"{_DELETED}{row.name}-{row.id}"), None)
+
+
+def _check_marker(directory: Path) -> bool:
+    """Whether the directory is new (absent or empty); False if it is a platform of a format we know.
+
+    Raises:
+        NotAPlatformError, FormatVersionError.
+    """
+    if not directory.exists():
+        return True
+    if not directory.is_dir():
+        raise NotAPlatformError(str(directory), "it is a file")
+    marker = directory / MARKER_FILE
+    if not marker.exists():
+        with os_errors(directory):
+            others = [entry for entry in os.listdir(directory) if entry not in _MAY_BE_THERE and not entry.startswith(f".{MARKER_FILE}.")]
+        if others and not marker.exists():  # it may have come while we looked
+            raise NotAPlatformError(str(directory), f"it has no {MARKER_FILE} file, but holds {sorted(others)[0]!r}")
+        return not marker.exists()
+    try:
+        found = msgspec.json.decode(marker.read_bytes(), type=_Marker).format
+    except msgspec.MsgspecError as exc:
+        raise NotAPlatformError(str(directory), f"its {MARKER_FILE} file is not ours ({exc})") from exc
+    if found > PLATFORM_FORMAT:
+        raise FormatVersionError(str(directory), found, PLATFORM_FORMAT)
+    return False
+
+
+def _create(directory: Path) -> None:
+    with os_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK, effective_ids=True):
+            raise ReadOnlyError(str(directory))
+        write_atomically(directory / MARKER_FILE, msgspec.json.encode(_Marker(PLATFORM_FORMAT)) + b"\n")
+        (directory / STORES_DIRECTORY).mkdir(exist_ok=True)
+        sync_directory(directory)
+
+
+def _check_same(row: StoreRow, newest: str, key: str, value: str, settings: StoreSettings, given: list[str]) -> None:
+    """Raises AlreadyExistsError if an existing store differs from the definition."""
+    if key != row.key_schema:
+        raise AlreadyExistsError("store", row.name, f"its key is {row.key_schema}, not {key}")
+    for setting in given:
+        existing, asked = row.settings[setting], getattr(settings, setting)
+        if existing != asked:
+            raise AlreadyExistsError("store", row.name, f"its {setting} is {existing!r}, not {asked!r}")
+    if value != newest:
+        raise AlreadyExistsError("store", row.name, f"its value schema is {newest}, not {value}; add_schema() registers the next one")

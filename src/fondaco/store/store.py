@@ -1,0 +1,343 @@
+"""Store: a named key-value data set, its versions, and everything one does with them.
+
+A `Store` is a light handle: it holds no file open and no lock, may be used from any thread, and is good as long as its platform is open.
+What is true of the store is read from the catalog at each call, so several processes may steer one store.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from fondaco.catalog import ValueSchemaRow, VersionState, pushes, stores, versions
+from fondaco.core.clock import to_us
+from fondaco.core.errors import InputError, NoCurrentVersionError, StateError
+from fondaco.core.ids import new_push_id
+from fondaco.store import swap as _swap
+from fondaco.store.context import StoreContext
+from fondaco.store.progress import PushProgress
+from fondaco.store.report import PushReport, PushTable, VersionInfo
+from fondaco.store.settings import check_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fondaco.store.builder import VersionBuilder
+    from fondaco.store.encoder import Encoded
+    from fondaco.store.keys import KeyCodec
+    from fondaco.store.push import PushRequest
+    from fondaco.store.reader import EmbeddedReader
+
+
+class Store:
+    """One store. Get it from `Platform.create_store` or `Platform.store`."""
+
+    def __init__(self, context: StoreContext) -> None:
+        self._context = context
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self._context.name
+
+    # -- what it is -----------------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def key(self) -> KeyCodec:
+        """The key's codec; the key schema never changes."""
+        from fondaco.store.keys import KeyCodec
+
+        return KeyCodec(self._context.row.key_schema)
+
+    @property
+    def value_schema(self) -> dict[str, Any]:
+        """The newest value schema, as Avro JSON; pushes write it."""
+        schema: dict[str, Any] = msgspec.json.decode(self._value_schemas()[-1].schema)
+        return schema
+
+    def _value_schemas(self) -> list[ValueSchemaRow]:
+        with self._context.catalog.read() as connection:
+            stores.check_live(connection, self._context.row)
+            return stores.value_schemas(connection, self._context.id)
+
+    def describe(self) -> dict[str, Any]:
+        """Name, schemas, settings, and the size of the current version, as JSON-like values. Times in microseconds since the epoch."""
+        context = self._context
+        with context.catalog.read() as connection:
+            stores.check_live(connection, context.row)
+            retained = versions.retained(connection, context.id)
+            schemas = stores.value_schemas(connection, context.id)
+        current = next((row for row in retained if row.state is VersionState.CURRENT), None)
+        return {
+            "name": context.name,
+            "key": msgspec.json.decode(context.row.key_schema),
+            "value": msgspec.json.decode(schemas[-1].schema),
+            "schema_number": schemas[-1].number,
+            **msgspec.to_builtins(context.settings),
+            "current": current.number if current else None,
+            "records": current.records if current else 0,
+            "bytes": current.bytes if current else 0,
+            "as_of_us": current.as_of_us if current else None,
+            "versions": [row.number for row in retained],
+            "created_us": context.row.created_us,
+        }
+
+    def add_schema(self, value: object) -> int:
+        """Register the next value schema, which pushes write from now on; return its number. The newest one again changes nothing.
+
+        Args:
+            value: Avro dict or JSON, or a `pa.Schema`.
+        Raises:
+            SchemaError: rows of an earlier schema could not be read with it, or the reverse; names the field.
+        """
+        from fondaco.schema.evolution import check_evolution
+        from fondaco.store.values import value_schema_json
+
+        text = value_schema_json(value)
+        with self._context.catalog.write() as connection:
+            stores.check_live(connection, self._context.row)
+            known = stores.value_schemas(connection, self._context.id)
+            if known[-1].schema == text:
+                return known[-1].number
+            check_evolution([row.schema for row in known], text)
+            return stores.add_value_schema(connection, self._context.id, text, now_us=self._context.clock.now_us())
+
+    # -- versions -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> int | None:
+        """Number of the current version, None when there is none."""
+        with self._context.catalog.read() as connection:
+            stores.check_live(connection, self._context.row)
+            return versions.current(connection, self._context.id) or None
+
+    def versions(self, *, all: bool = False) -> list[VersionInfo]:
+        """The versions one can read, oldest first; with `all`, also those that failed, are at work, or were retired."""
+        with self._context.catalog.read() as connection:
+            stores.check_live(connection, self._context.row)
+            listed = (versions.all_of if all else versions.retained)(connection, self._context.id)
+        return [VersionInfo.of(row) for row in listed]
+
+    def swap(self, version: int) -> int:
+        """Make a READY or BACKUP version current, at once for every reader; return its number. Then the `keep` rule retires old versions.
+
+        Raises:
+            VersionNotFoundError: its files do not exist.
+        """
+        _swap.swap_to(self._context, version)
+        return version
+
+    def rollback(self) -> int:
+        """Return to the newest backup, at once for every reader; return its number. The version left becomes a backup, marked
+        `rolled_back`: no later rollback returns to it, `swap` does. Nothing is retired.
+
+        Raises:
+            StateError: there is no backup; nothing changed.
+        """
+        return _swap.roll_back(self._context)
+
+    def retire(self, version: int) -> None:
+        """Remove the files of a version that is not current; readers that have it open keep it until they let go.
+
+        Raises:
+            VersionNotFoundError: its files do not exist; StateError: it is current.
+        """
+        _swap.retire(self._context, version)
+
+    # -- pushes ---------------------------------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        data: object,
+        push_id: str | None = None,
+        as_of: datetime | int | None = None,
+        swap: bool = True,
+        on_duplicate: Literal["fail", "keep_first", "keep_last"] = "fail",
+        built_from: Mapping[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> PushReport:
+        """Build a version from `data` and make it current.
+
+        Args:
+            data: an Arrow, pandas or Polars table, a DuckDB relation, batches, mappings, a dict of columns, or paths of Parquet, CSV, Arrow
+                or Avro files. It needs every field of the value schema as a column, the key's column(s), and no other.
+            push_id: makes the push repeatable: the id of a push that ended well returns that push's report and does nothing.
+            as_of: the moment that the data describes, aware (an int: microseconds since the epoch); default: now.
+            swap: False leaves the version READY, and the current one current. One READY version waits at a time: a newer version, READY or
+                current, retires it.
+            on_duplicate: what to do with two different values for one key. Equal rows always collapse.
+            built_from: kept in the manifest and the report, JSON-like; default: a description of `data`.
+            progress: show progress on stderr; default: only on a terminal. Without one, a line every 5 seconds.
+        Raises:
+            RowError: the first value that does not fit: row, field, value, expectation. DuplicateKeyError.
+            InputError: no rows, missing or unknown columns. PushInProgressError, PushKilledError, DiskFullError, ReadOnlyError.
+            Whatever it is, the current version is as it was and nothing is left on disk.
+        """
+        from fondaco.store.encoder import RowEncoder
+        from fondaco.store.inputs import open_input
+        from fondaco.store.push import find_finished
+        from fondaco.store.values import columns_of, value_codec
+
+        request = self._request(push_id, as_of, swap, on_duplicate, built_from)
+        finished = find_finished(self._context, request.push_id)
+        if finished is not None:
+            return finished
+        bar = self._progress(progress)
+
+        def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> None:
+            codec = value_codec(request.value_schema)
+            opened = open_input(data, batch_bytes=self._context.config.batch_bytes, columns=columns_of(codec, self.key))
+            if request.built_from == {}:
+                request.built_from.update(opened.described())
+            bar.expect(opened.row_count)
+            builder.write_all(opened, RowEncoder(self.name, self.key, codec, opened.schema), on_chunk)
+            opened.check_unchanged()
+
+        return self._run(request, fill, bar)
+
+    def push_empty(self, push_id: str | None = None, as_of: datetime | int | None = None, swap: bool = True) -> PushReport:
+        """Push a version without rows: every key is missing from it. A plain push of nothing is refused as a mistake; this is not."""
+        from dataclasses import replace
+
+        request = replace(self._request(push_id, as_of, swap, "fail", {"source": "nothing"}), may_be_empty=True)
+        return self._run(request, lambda builder, on_chunk: None, self._progress(False))
+
+    def repush(
+        self,
+        push_id: str | None = None,
+        *,
+        partitions: int | None = None,
+        compression: Literal["auto", "none", "zstd"] | None = None,
+        swap: bool = True,
+        progress: bool | None = None,
+    ) -> PushReport:
+        """Build a new version from the rows of the current one, with other settings. Rows, `as_of` and value schema stay.
+
+        Raises:
+            NoCurrentVersionError: there is none to build from. Otherwise as `push`.
+        """
+        from dataclasses import replace
+
+        from fondaco.store.manifest import read_manifest
+        from fondaco.store.push import find_finished
+        from fondaco.store.values import stored_rows
+
+        number = self.current
+        if number is None:
+            raise NoCurrentVersionError(self.name)
+        directory = self._context.layout.version(number)
+        manifest = read_manifest(directory)
+        settings = check_settings(
+            manifest.partition_count if partitions is None else partitions, compression or self._context.settings.compression, "0s", 1
+        )
+        request = replace(
+            self._request(
+                push_id, manifest.as_of_us, swap, "fail", {"source": "repush", "version": number, "built_from": manifest.built_from}
+            ),
+            may_be_empty=True,
+            partitions=settings.partitions,
+            compression=settings.compression,
+            schema_number=manifest.value_schema_id,
+            value_schema=manifest.value_schema,
+        )
+        finished = find_finished(self._context, request.push_id)
+        if finished is not None:
+            return finished
+        bar = self._progress(progress)
+
+        def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> None:
+            bar.expect(manifest.records)
+            rows: Iterator[Encoded] = stored_rows(directory, manifest, batch_bytes=self._context.config.batch_bytes)
+            for encoded in rows:
+                builder.write(encoded)
+                on_chunk(builder.input_rows)
+
+        return self._run(request, fill, bar)
+
+    def kill(self, push_id: str) -> None:
+        """Ask a push, in whatever process, to stop; it does at its next chunk, and cleans up. One killed already is left alone.
+
+        Raises:
+            PushNotFoundError: no push has this id; StateError: it ended well or failed before.
+        """
+        from fondaco.store.push import request_kill
+        from fondaco.store.recovery import recover_if_needed
+
+        push = request_kill(self._context, push_id)
+        if push.finished_us is None:
+            recover_if_needed(self._context)  # in case its process is dead; a live one holds the lock and is left to stop by itself
+        elif push.state is not VersionState.KILLED:
+            raise StateError(f"push {push_id!r} of store {self.name!r} is over ({push.state}); there is nothing to kill")
+
+    def pushes(self) -> PushTable:
+        """Every push of the store, oldest first, however it ended: a list of rows, and `.to_arrow()`."""
+        with self._context.catalog.read() as connection:
+            stores.check_live(connection, self._context.row)
+            return PushTable(pushes.all_of(connection, self._context.id))
+
+    # -- reading --------------------------------------------------------------------------------------------------------------------
+
+    def reader(self, tier: Literal["embedded"] = "embedded") -> EmbeddedReader:
+        """Open a reader; close it, or use it as a context manager. It follows swaps and rollbacks by itself.
+
+        Args:
+            tier: where the data is read from: "embedded" maps the files into this process.
+        """
+        from fondaco.store.reader import EmbeddedReader
+
+        if tier != "embedded":
+            raise InputError(f'the tier of a reader is "embedded", not {tier!r}')
+        with self._context.catalog.read() as connection:
+            stores.check_live(connection, self._context.row)
+        return EmbeddedReader.open(self._context.layout.directory, self.name)
+
+    # -- inside ---------------------------------------------------------------------------------------------------------------------
+
+    def _request(
+        self, push_id: str | None, as_of: datetime | int | None, swap: bool, on_duplicate: str, built_from: Mapping[str, Any] | None
+    ) -> PushRequest:
+        from fondaco.store.basefile import OnDuplicate
+        from fondaco.store.push import PushRequest, check_push_id
+
+        try:
+            rule = OnDuplicate(on_duplicate)
+        except ValueError:
+            raise InputError(
+                f"on_duplicate is one of {', '.join(repr(rule.value) for rule in OnDuplicate)}, not {on_duplicate!r}"
+            ) from None
+        try:
+            as_of_us = self._context.clock.now_us() if as_of is None else to_us(as_of)
+        except ValueError as exc:
+            raise InputError(f"as_of: {exc}") from None
+        newest = self._value_schemas()[-1]
+        return PushRequest(
+            push_id=new_push_id() if push_id is None else check_push_id(push_id),
+            as_of_us=as_of_us,
+            swap=swap,
+            on_duplicate=rule,
+            may_be_empty=False,
+            partitions=self._context.settings.partitions,
+            compression=self._context.settings.compression,
+            schema_number=newest.number,
+            value_schema=newest.schema,
+            built_from=dict(built_from or {}),
+        )
+
+    def _progress(self, shown: bool | None) -> PushProgress:
+        return PushProgress(f"push {self.name}", shown=sys.stderr.isatty() if shown is None else shown)
+
+    def _run(
+        self, request: PushRequest, fill: Callable[[VersionBuilder, Callable[[int], None]], None], progress: PushProgress
+    ) -> PushReport:
+        from fondaco.store.push import run_push
+
+        return run_push(self._context, self.key, request, fill, progress)

@@ -1,0 +1,79 @@
+"""Values: a store's value schemas, checked and compiled, and the rows that a version already holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fondaco.core.errors import SchemaError
+from fondaco.schema import Codec
+from fondaco.schema.canonical import full_form
+from fondaco.schema.parse import parse
+from fondaco.schema.types import Record
+from fondaco.store import _kernels
+from fondaco.store.basefile import BaseFile, address_of
+from fondaco.store.compression import Decompressor
+from fondaco.store.encoder import Encoded
+from fondaco.store.keys import EncodedKeys, KeyCodec
+from fondaco.store.manifest import Manifest
+
+
+def value_schema_json(value: object) -> str:
+    """The value schema that `value` (Avro dict or JSON, `pa.Schema`, or a parsed type) declares, in its full form as JSON text.
+
+    Raises:
+        SchemaError: not a schema, or not a record.
+    """
+    if isinstance(value, pa.Schema):
+        from fondaco.schema.arrow import from_arrow
+
+        schema = from_arrow(value)
+    else:
+        schema = parse(value)
+    if not isinstance(schema, Record):
+        raise SchemaError("$", "the value of a store is a record: name its fields, even if there is one only")
+    if not schema.fields:
+        raise SchemaError("$", "the value of a store needs at least one field")
+    return full_form(schema)
+
+
+def value_codec(schema: str) -> Codec:
+    """The codec of a value schema."""
+    return Codec(schema)
+
+
+def columns_of(value: Codec, key: KeyCodec) -> pa.Schema | None:
+    """Arrow types of the columns that a push expects, for inputs that have none; None where Arrow cannot say (a recursive schema)."""
+    try:
+        return value.arrow_schema
+    except SchemaError:
+        return None
+
+
+def stored_rows(directory: Path, manifest: Manifest, *, batch_bytes: int) -> Iterator[Encoded]:
+    """Every row of a version, as it was pushed, partition by partition, in batches of about `batch_bytes`.
+
+    Raises:
+        CorruptFileError: every section of every file is checked first.
+    """
+    first_row = 0
+    for entry in manifest.files:
+        file = BaseFile.open(directory / entry.name)
+        decompressor = Decompressor(file.dictionary, str(file.path))
+        for batch in file.scan(batch_bytes=batch_bytes):
+            hashes = np.empty(len(batch.key_offsets) - 1, np.uint64)
+            _kernels.hash_many(address_of(batch.keys), batch.key_offsets, hashes)
+            values, offsets = batch.values, batch.value_offsets
+            compressed = int(np.count_nonzero(batch.compressed))
+            if compressed:
+                starts, ends = offsets[:-1] + address_of(values), offsets[1:] + address_of(values)
+                frames = decompressor.many(starts, ends, batch.compressed, compressed)
+                data, packed = np.empty(int((ends - starts).sum()), np.uint8), np.empty(len(starts) + 1, np.int64)
+                _kernels.gather(starts, ends, address_of(data), packed)
+                del frames  # the addresses led into it until here
+                values, offsets = data, packed
+            yield Encoded(first_row, EncodedKeys(batch.keys, batch.key_offsets, hashes), values, offsets)
+            first_row += len(hashes)
