@@ -1,0 +1,252 @@
+"""Columns: what a batch of rows decodes into, and the functions that decode one.
+
+The bytes are read once, by one kernel call, into buffers of Arrow's shape. NumPy arrays, Arrow arrays and Python objects are made from
+those when a column is asked for, and kept. A null, or a row that a store does not have, is masked or null: never a silent zero.
+
+Thread rule: decoding runs without the GIL in any number of threads. A `Columns` may be shared; two threads may make the same column twice,
+which is harmless. Its arrays are views of shared memory: a kept column keeps the other columns' memory of its batch alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from fondaco.core.errors import DataError, FieldNotFoundError
+from fondaco.schema._arrow_buffers import Bools, arrow_array, valid_entries
+from fondaco.schema._nodes import Layout, Node
+from fondaco.schema._objects import numbers, objects, vectors
+from fondaco.schema._run import Bytes, Decoded, Words, run
+from fondaco.schema.program import CompiledCode, Program
+from fondaco.schema.types import Date, Fixed, Primitive, Time, Timestamp, Vector
+
+Column: TypeAlias = "np.ndarray[Any, Any]"
+_NUMPY_UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
+
+
+class Columns(Mapping[str, Column]):
+    """Decoded columns by field name, in the order asked for; `columns["clicks"]` is a NumPy array with one element a row.
+
+    | field | array |
+    |---|---|
+    | boolean, int, long, float, double | bool, int32, int64, float32, float64, shape [rows] |
+    | date, timestamp | datetime64[D], datetime64[ms, us or ns], shape [rows]; UTC, or local time as declared |
+    | time of day | timedelta64[ms or us] since midnight, shape [rows] |
+    | vector | float32, float16 or bfloat16, shape [rows, dim]; int8 is dequantised to float32 |
+    | all others | object, shape [rows]: the values that `Codec.decode` gives |
+
+    Where a value is null or its row missing, the array is a `numpy.ma.MaskedArray`; otherwise a plain array. `arrow(name)` and `to_arrow()`
+    give the same as Arrow, without a copy where Arrow has the same layout.
+    """
+
+    def __init__(
+        self, compiled: CompiledCode, decoded: Decoded, found: Bools, missing: bool, arrow_schema: pa.Schema | None = None
+    ) -> None:
+        self._nodes, self._decoded = compiled.nodes, decoded
+        self._found, self._missing = found, missing
+        self._arrow_schema = arrow_schema
+        self._arrays: dict[str, Column] = {}
+
+    @property
+    def row_count(self) -> int:
+        """How many rows were asked for, missing ones included."""
+        return len(self._found)
+
+    @property
+    def found(self) -> Bools:
+        """bool, shape [rows]: False for rows that do not exist. All True where rows were given as bytes."""
+        return self._found
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of field `name`.
+
+        Raises:
+            FieldNotFoundError: it is not among the decoded fields; suggests the nearest.
+        """
+        array = self._arrays.get(name)
+        if array is None:
+            node = self._node(name)
+            array = self._arrays[name] = _numpy(node, self._decoded, self._valid(node))
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        """How many fields (not rows, see `row_count`)."""
+        return len(self._nodes)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The column of field `name`, or `default`."""
+        return self[name] if name in self._nodes else default
+
+    def valid(self, name: str) -> Bools:
+        """bool, shape [rows]: where field `name` is not null and its row not missing."""
+        node = self._node(name)
+        valid = ~_union_nulls(node, self._decoded) if node.layout is Layout.UNION else self._valid(node)
+        if node.layout is Layout.NULL:
+            valid = np.zeros(self.row_count, np.bool_)
+        return np.ones(self.row_count, np.bool_) if valid is None else valid.copy()
+
+    def arrow(self, name: str) -> pa.Array:
+        """Field `name` as an Arrow array with nulls, of the type that the schema was declared with or maps to."""
+        node = self._node(name)
+        array = arrow_array(node, self._decoded, self._valid(node))
+        if self._arrow_schema is None:
+            return array
+        wanted = self._arrow_schema.field(name).type
+        return array if array.type == wanted else array.cast(wanted)
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """All columns. A field that is not nullable in the schema becomes nullable where rows are missing."""
+        arrays = [self.arrow(name) for name in self]
+        fields = []
+        for name, array in zip(self, arrays, strict=True):
+            declared = None if self._arrow_schema is None else self._arrow_schema.field(name)
+            nullable = array.null_count > 0 or (declared.nullable if declared is not None else self._nodes[name].validity is not None)
+            fields.append(pa.field(name, array.type, nullable, None if declared is None else declared.metadata))
+        if not fields:
+            return pa.RecordBatch.from_struct_array(pa.array([{}] * self.row_count, pa.struct([])))
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    def __repr__(self) -> str:
+        missing = f", {self.row_count - int(np.count_nonzero(self._found))} missing" if self._missing else ""
+        return f"Columns({self.row_count} rows{missing}: {', '.join(self._nodes)})"
+
+    def _node(self, name: str) -> Node:
+        node = self._nodes.get(name)
+        if node is None:
+            raise FieldNotFoundError(name, tuple(self._nodes), "the decoded columns")
+        return node
+
+    def _valid(self, node: Node) -> Bools | None:
+        """Which entries of a column are neither null nor missing; None: all."""
+        if node.validity is None:  # a union's missing rows are nulls of one of its branches, a null column's are null anyway
+            return self._found if self._missing and node.layout not in (Layout.NULL, Layout.UNION) else None
+        return valid_entries(node, self._decoded)
+
+
+# -- decoding -----------------------------------------------------------------------------------------------------------------------
+
+
+def decode_addresses(
+    program: Program, starts: Words, ends: Words, fields: Sequence[str] | None = None, arrow_schema: pa.Schema | None = None
+) -> Columns:
+    """Decode rows that lie anywhere in memory, such as in several memory maps.
+
+    Args:
+        starts, ends: int64, shape [rows]: absolute addresses of each row's first byte and of the byte after its last. A start of 0 is a
+            missing row: not found, null in every column. The caller keeps the memory alive and mapped during the call.
+        fields: what to decode (None: all); the others are passed over.
+        arrow_schema: declared Arrow types of the fields, for `Columns.arrow`.
+    Raises:
+        DecodeError: bytes that are not a row; names row, byte and field. FieldNotFoundError: no such field.
+        DataError: one column of the batch would hold more than 2 GiB of text or 2**31 items.
+    """
+    compiled = program.select(fields)
+    starts, ends = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(ends, np.int64)
+    if starts.shape != ends.shape or starts.ndim != 1:
+        raise DataError(f"starts and ends are one-dimensional and of one length, not {starts.shape} and {ends.shape}")
+    found = starts != 0
+    missing = not found.all()
+    return Columns(compiled, run(compiled, starts, ends, missing), found, missing, arrow_schema)
+
+
+def decode_batch(
+    program: Program,
+    data: bytes | bytearray | memoryview | Bytes,
+    offsets: Words,
+    fields: Sequence[str] | None = None,
+    arrow_schema: pa.Schema | None = None,
+) -> Columns:
+    """Decode rows that lie one after the other: row i is `data[offsets[i]:offsets[i + 1]]`.
+
+    Args:
+        data: bytes, or uint8. offsets: int64, shape [rows + 1], non-decreasing, within `data`.
+    Raises:
+        As `decode_addresses`; DataError for offsets that do not fit `data`.
+    """
+    buffer = np.frombuffer(data, np.uint8) if len(data) else np.empty(1, np.uint8)
+    offsets = np.ascontiguousarray(offsets, np.int64)
+    if offsets.ndim != 1 or len(offsets) == 0:
+        raise DataError(f"offsets have the shape [rows + 1], not {list(offsets.shape)}")
+    if offsets[0] < 0 or offsets[-1] > len(data) or (offsets[1:] < offsets[:-1]).any():
+        raise DataError(f"offsets must not decrease and stay within the {len(data)} bytes of data")
+    places = offsets + buffer.ctypes.data
+    return decode_addresses(program, places[:-1], places[1:], fields, arrow_schema)
+
+
+def decode_list(
+    program: Program, rows: Sequence[bytes], fields: Sequence[str] | None = None, arrow_schema: pa.Schema | None = None
+) -> Columns:
+    """Decode one row from each bytes object. They are joined first, which costs less than asking each for its address."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
+    return decode_batch(program, b"".join(rows), offsets, fields, arrow_schema)
+
+
+# -- NumPy --------------------------------------------------------------------------------------------------------------------------
+
+
+def _numpy(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
+    kind = node.type
+    if isinstance(kind, Fixed) and isinstance(kind.logical, Vector):
+        values = vectors(node, decoded)
+    elif (
+        node.layout is Layout.VALUES
+        and isinstance(kind, Primitive)
+        and (kind.logical is None or isinstance(kind.logical, Date | Time | Timestamp))
+    ):
+        values = _times(kind, numbers(node, decoded))
+    else:
+        return _object_array(node, decoded, valid)
+    if valid is None:
+        return values
+    mask = ~valid if values.ndim == 1 else np.broadcast_to(~valid[:, None], values.shape)
+    return np.ma.MaskedArray(values, mask)
+
+
+def _times(kind: Primitive, stored: Column) -> Column:
+    match kind.logical:
+        case Date():
+            return stored.astype("<M8[D]")
+        case Time(unit):
+            return stored.astype(f"<m8[{_NUMPY_UNITS[unit]}]")
+        case Timestamp(unit):
+            return stored.view(f"<M8[{_NUMPY_UNITS[unit]}]")
+    return stored
+
+
+def _object_array(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
+    values = objects(node, decoded, valid)
+    array = np.empty(len(values), object)
+    for index, value in enumerate(values):  # one by one: NumPy would take lists of one length for a second dimension
+        array[index] = value
+    if node.layout is Layout.UNION:
+        nulls = _union_nulls(node, decoded)
+        return np.ma.MaskedArray(array, nulls) if nulls.any() else array
+    if node.layout is Layout.NULL:
+        return np.ma.MaskedArray(array, np.ones(len(values), np.bool_))
+    return array if valid is None else np.ma.MaskedArray(array, ~valid)
+
+
+def _union_nulls(node: Node, decoded: Decoded) -> Bools:
+    """Which entries of a dense union are null: of the null branch, or null in theirs (a missing row)."""
+    count = decoded.counts[node.scope]
+    child = node.children[node.null_branch]
+    nulls: Bools = decoded.buffer(node.buffers[0])[:count] == node.null_branch
+    if child.layout is Layout.NULL:
+        return nulls
+    valid = valid_entries(child, decoded)
+    if valid is None:
+        return np.zeros(count, np.bool_)
+    places = decoded.buffer(node.buffers[1])[: 4 * count].view("<i4")
+    result = np.zeros(count, np.bool_)
+    result[nulls] = ~valid[places[nulls]]
+    return result
