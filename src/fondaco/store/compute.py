@@ -1,0 +1,96 @@
+"""Similarity: dot product, cosine and Euclidean distance between one vector and a vector field of many rows.
+
+The field's numbers are taken from decoded columns as one flat block, in their own dtype (bfloat16 and float16 widened to float32, int8 by
+the row's scale), and summed in float64 by one kernel without the GIL. A row without a vector is masked, never 0; so is a cosine with a
+stored vector of norm zero, which has no direction. Pure functions; safe from any thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fondaco.core.errors import InputError, near_name
+from fondaco.schema.columns import Columns
+from fondaco.store._score_kernels import COSINE, DOT, EUCLIDEAN, scores_of
+
+Operation = Literal["dot", "cosine", "euclidean"]
+
+_CODES: Final = {"dot": DOT, "cosine": COSINE, "euclidean": EUCLIDEAN}
+
+
+def compute_scores(columns: Columns, operation: Operation, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
+    """Score every row of `columns[field]` against `vector`.
+
+    Returns:
+        float64 [rows], masked where the row is missing, its field null, or (cosine) its vector of norm zero.
+    Raises:
+        InputError: see `EmbeddedReader.compute`.
+    """
+    code = _CODES.get(operation)
+    if code is None:
+        near = near_name(str(operation), _CODES)
+        raise InputError(f"no operation {operation!r}; " + (f"did you mean {near!r}?" if near else f"there is: {', '.join(_CODES)}"))
+    query = _query(vector, field)
+    if code == COSINE and not query.any():
+        raise InputError("the vector has norm zero, so it has no cosine with anything")
+    column = columns.arrow(field)
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    valid = np.asarray(columns.valid(field), np.bool_)
+    numbers, offsets, scales = _block(column, field)
+    lengths = np.diff(offsets)
+    wrong = np.flatnonzero(valid & (lengths != len(query)))
+    if len(wrong):
+        where = "" if pa.types.is_fixed_size_list(column.type) or scales is not None else f" in row {wrong[0]}"
+        raise InputError(f"field {field!r} has {lengths[wrong[0]]} numbers{where}, the vector has {len(query)}")
+    out, undefined = np.zeros(len(valid)), np.zeros(len(valid), np.bool_)
+    scores_of(numbers, offsets, scales if scales is not None else np.ones(0), valid, query, code, out, undefined)
+    return np.ma.MaskedArray(out, mask=~valid | undefined)
+
+
+def _query(vector: npt.ArrayLike, field: str) -> npt.NDArray[np.float64]:
+    query = np.asarray(vector)
+    if query.ndim != 1 or (query.dtype.kind not in "fiu" and query.dtype.name != "bfloat16"):
+        raise InputError(f"the vector to compare with {field!r} is one row of numbers, not {query.dtype} of shape {query.shape}")
+    return np.ascontiguousarray(query, np.float64)
+
+
+def _block(column: pa.Array, field: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.float64] | None]:
+    """(numbers, offsets int64 [rows + 1], scale of each row or None) of a column of vectors."""
+    kind, scales = column.type, None
+    if pa.types.is_struct(kind) and {member.name for member in kind} == {"scale", "values"}:  # int8: value = int8 * scale
+        scales = _numbers(column.field("scale"))[: len(column)].astype(np.float64)
+        column = column.field("values")
+        kind = column.type
+    if pa.types.is_fixed_size_list(kind):
+        width = kind.list_size
+        offsets = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * width
+        values = column.values
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        offsets, values = np.asarray(column.offsets, np.int64), column.values
+    else:
+        raise _no_vector(field, kind)
+    if values.null_count or not (pa.types.is_floating(values.type) or values.type in (pa.uint16(), pa.int8())):
+        raise _no_vector(field, kind)
+    numbers = _numbers(values)
+    if values.type == pa.uint16():  # bfloat16: the upper half of a float32
+        numbers = (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif numbers.dtype == np.float16:
+        numbers = numbers.astype(np.float32)
+    return np.ascontiguousarray(numbers), offsets, scales
+
+
+def _numbers(values: pa.Array) -> npt.NDArray[Any]:
+    """Arrow numbers as NumPy's, whatever the slots of nulls hold."""
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    buffer = values.buffers()[1]
+    if buffer is None:
+        return np.zeros(len(values), dtype)
+    return np.frombuffer(buffer, dtype, count=len(values) + values.offset)[values.offset :]
+
+
+def _no_vector(field: str, kind: pa.DataType) -> InputError:
+    return InputError(f"field {field!r} holds {kind}; compute needs a vector, an array<float> or an array<double>")

@@ -1,0 +1,312 @@
+"""Readers: rows and columns of a store's current version, in the caller's process.
+
+`EmbeddedReader` maps the version's files and follows the CURRENT cell: each call looks at eight mapped bytes (15 ns), and when they name
+another version, that call opens it and swaps it in before it answers. A call takes one version at its start and uses no other, so it never
+mixes two; what it returned keeps that version's memory alive for as long as it is held.
+
+If a version that became current cannot be opened (a damaged file, no memory), the reader goes on with the one it has: answers that are a
+version old are better than none. It says so once through `logging` (logger "fondaco.store.reader") and in `adoption_error`, and tries
+again every second. A version that was retired before it could be opened is no failure: the cell has moved on, and the reader with it.
+
+A reader may be used from any thread, and pickled: it opens again where it arrives. Fork is safe too (maps are shared); prefer spawn, as
+everywhere with threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from fondaco.core.errors import CorruptFileError, FondacoError, InputError, NoCurrentVersionError, StateError, StoreNotFoundError, VersionNotFoundError
+from fondaco.schema.columns import Columns
+from fondaco.store._version import OpenVersion, PackedValues
+from fondaco.store.compute import Operation, compute_scores
+from fondaco.store.layout import CELL_BYTES, StoreLayout
+
+if TYPE_CHECKING:
+    from fondaco.schema.row import Row
+
+RETRY_SECONDS: Final = 1.0  # between attempts to open a version that could not be opened
+
+_LOGGER = logging.getLogger(__name__)
+_NO_VERSION: Final = 0
+_CLOSED: Final = -1  # no cell ever holds it, so every call on a closed reader takes the slow path, which refuses
+
+
+class StoreReader(Protocol):
+    """What every tier of reader answers. Keys are of the store's key type; a missing key is None, False in `found`, or masked: never 0."""
+
+    @property
+    def version(self) -> int:
+        """The version that a call would read now."""
+        ...
+
+    def get(self, key: Any) -> Row | None:
+        """The row of `key`, or None."""
+        ...
+
+    def get_many(self, keys: Any) -> list[Row | None]:
+        """The rows of `keys`, in their order; None where there is none. Repeats are fine."""
+        ...
+
+    def get_columns(self, keys: Any, fields: Sequence[str] | None = None) -> Columns:
+        """Columns of `fields` (None: all), one entry per key in order; `.found` is bool [n]."""
+        ...
+
+    def compute(self, keys: Any, operation: Operation, *, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
+        """"dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none."""
+        ...
+
+    def at(self, version: int) -> StoreReader:
+        """A reader of one version, whatever becomes current."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files. Rows and columns handed out stay valid."""
+        ...
+
+
+class EmbeddedReader:
+    """Reads a store in this process. Open it with `EmbeddedReader.open`, or `platform.store(name).reader()`."""
+
+    def __init__(
+        self,
+        directory: Path | str,
+        store: str,
+        *,
+        schema: object = None,
+        version: int | None = None,
+        _opened: WeakValueDictionary[int, OpenVersion] | None = None,
+    ) -> None:
+        """
+        Args:
+            directory: the store's directory (`<platform>/stores/<store>`). Nothing else is needed: no catalog is read.
+            store: its name, for messages.
+            schema: read rows with this schema (Avro dict or JSON, or `pa.Schema`); None: with the one they were written in.
+            version: stay on this one; None: follow the current one. A store without a version can be opened; reads then raise
+                NoCurrentVersionError until there is one.
+        Raises:
+            StoreNotFoundError: no store lies in the directory.
+            VersionNotFoundError: there is no such version (any more).
+            CorruptFileError, FormatVersionError, SchemaResolutionError: the version cannot be read.
+        """
+        self._layout = StoreLayout(Path(directory))
+        self._store, self._schema, self._pinned = store, schema, version
+        self._lock = threading.RLock()  # held while a version is opened; no read waits for it unless it must open one too
+        self._opened = WeakValueDictionary() if _opened is None else _opened  # what this reader and those of `at` have open
+        self._current: OpenVersion | None = None
+        self._seen = _NO_VERSION  # what the cell said when `_current` was chosen; written after it, read before it
+        self._failed: tuple[int, float] | None = None  # version that could not be opened, time of the next attempt
+        self.adoption_error: Exception | None = None
+        if version is None:
+            self._cell = _map_cell(self._layout, store)
+            self._adopt(first=True)
+        else:
+            if isinstance(version, bool) or not isinstance(version, (int, np.integer)):
+                raise InputError(f"a version is a whole number, not {version!r}")
+            version = int(version)
+            self._current = self._open_pinned(version)
+            self._cell = memoryview(version.to_bytes(CELL_BYTES, "little")).cast("q")
+            self._seen = version
+
+    @classmethod
+    def open(cls, directory: Path | str, store: str, *, schema: object = None, version: int | None = None) -> EmbeddedReader:
+        """The same as the constructor, by the name that says it needs `close`."""
+        return cls(directory, store, schema=schema, version=version)
+
+    # -- reads ----------------------------------------------------------------------------------------------------------------------
+
+    def get(self, key: Any) -> Row | None:
+        """The row of `key`, or None. 2 us and the cache misses of one probe; fields are decoded when they are touched.
+
+        Raises:
+            KeyTypeError: not a key of this store.
+            NoCurrentVersionError: the store has no version yet. StateError: the reader is closed.
+            CorruptFileError: what was sound when the file was opened is not any more.
+        """
+        if self._cell[0] != self._seen:
+            self._adopt()
+        version = self._current
+        if version is None:
+            raise self._nothing()
+        return version.get(key)
+
+    def get_many(self, keys: Any) -> list[Row | None]:
+        """The rows of `keys` in their order, None where there is none.
+
+        Args:
+            keys: list, any iterable, NumPy array, Arrow array or pandas/Polars series; for a record key also mappings or tuples in field
+                order, or a table of its columns.
+        Raises:
+            as `get`; a KeyTypeError names the position.
+        """
+        return self._serving().get_many(keys)
+
+    def get_columns(self, keys: Any, fields: Sequence[str] | None = None) -> Columns:
+        """Columns of `fields` (None: all) for `keys`, decoded in one pass where the values lie, without the GIL.
+
+        Args:
+            keys: as `get_many`.
+        Returns:
+            `Columns`: one entry per key, in order; `.found` bool [n]; a missing key is null in every column.
+        Raises:
+            FieldNotFoundError: no such field. SchemaError: the schema is recursive, so it has rows (`get_many`) and no columns.
+            and as `get_many`.
+        """
+        return self._serving().get_columns(keys, fields)
+
+    def get_packed(self, keys: Any) -> PackedValues:
+        """The values as they were written (Avro, decompressed), in one buffer: to send them on without decoding.
+
+        Raises:
+            as `get_many`.
+        """
+        return self._serving().get_packed(keys)
+
+    def compute(self, keys: Any, operation: Operation, *, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
+        """Similarity or distance between `vector` and a vector field, computed where the rows are.
+
+        Args:
+            operation: "dot"; "cosine", in [-1, 1]; or "euclidean", the distance.
+            field: a `vector`, an `array<float>` or an `array<double>`.
+            vector: [dim], any real dtype; the sums are in float64.
+        Returns:
+            float64 [n], masked where the key is missing, the field is null, or (cosine) the stored vector has norm zero, for which a
+            cosine does not exist.
+        Raises:
+            InputError: `vector` is not one-dimensional or not as long as the field, or has norm zero (cosine); or no such operation.
+            FieldNotFoundError; and as `get_many`.
+        """
+        return compute_scores(self._serving().get_vectors(keys, field), operation, field, vector)
+
+    # -- versions -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The version that a call would read now.
+
+        Raises:
+            NoCurrentVersionError, StateError.
+        """
+        return self._serving().number
+
+    def at(self, version: int) -> EmbeddedReader:
+        """A reader of one version of this store, whatever becomes current; close it on its own. Reads of the current one share its maps.
+
+        Raises:
+            VersionNotFoundError: there is no such version (any more); lists those there are.
+        """
+        if self._seen == _CLOSED:
+            raise self._nothing()
+        return EmbeddedReader(self._layout.directory, self._store, schema=self._schema, version=version, _opened=self._opened)
+
+    def close(self) -> None:
+        """Let go of the files; later calls raise StateError. Rows, columns and calls in flight keep what they need."""
+        with self._lock:
+            self._seen = _CLOSED
+            self._current = None
+            self._cell = memoryview(bytes(CELL_BYTES)).cast("q")
+            self._opened = WeakValueDictionary()
+
+    def __enter__(self) -> EmbeddedReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self._layout.directory), self._store, self._schema, self._pinned)
+
+    def __repr__(self) -> str:
+        current = self._current
+        at = "closed" if self._seen == _CLOSED else f"v{current.number}" if current else "no version yet"
+        return f"EmbeddedReader({self._store!r}, {at}{', pinned' if self._pinned is not None else ''})"
+
+    # -- adoption -------------------------------------------------------------------------------------------------------------------
+
+    def _serving(self) -> OpenVersion:
+        """The version that this call uses."""
+        if self._cell[0] != self._seen:
+            self._adopt()
+        version = self._current
+        if version is None:
+            raise self._nothing()
+        return version
+
+    def _nothing(self) -> FondacoError:
+        if self._seen == _CLOSED:
+            return StateError(f"the reader of store {self._store!r} is closed; open another")
+        return NoCurrentVersionError(self._store)
+
+    def _adopt(self, *, first: bool = False) -> None:
+        """Make `_current` what the cell names. Threads that come meanwhile wait, as they would have to open it themselves."""
+        with self._lock:
+            while self._seen != _CLOSED:
+                number = self._cell[0]
+                if number == self._seen and not first:
+                    return
+                if self._failed is not None and self._failed[0] == number and time.monotonic() < self._failed[1]:
+                    return
+                try:
+                    opened = self._open(number) if number != _NO_VERSION else None
+                except Exception as exc:  # whatever it is: it must not take a working reader away from its callers
+                    if self._cell[0] != number:
+                        continue  # it was retired before we came to open it; the cell names its successor
+                    if isinstance(exc, FileNotFoundError):
+                        exc = CorruptFileError(str(self._layout.version(number)), "manifest", f"{exc.filename} is missing")
+                    if self._current is None:
+                        raise exc from None
+                    self._note_failure(number, exc)
+                    return
+                self._current = opened  # before `_seen`: whoever sees the new number finds the new version
+                self._seen = number
+                self._failed = self.adoption_error = None
+                return
+
+    def _note_failure(self, number: int, failure: Exception) -> None:
+        assert self._current is not None
+        if self._failed is None or self._failed[0] != number:
+            _LOGGER.warning("store %r: version %d cannot be opened, reads go on with version %d: %s", self._store, number, self._current.number, failure)
+        self._failed = (number, time.monotonic() + RETRY_SECONDS)
+        self.adoption_error = failure
+
+    def _open(self, number: int) -> OpenVersion:
+        with self._lock:
+            opened = self._opened.get(number)
+            if opened is None:
+                opened = OpenVersion(self._layout.version(number), self._schema)
+                opened.warm()
+                self._opened[number] = opened
+            return opened
+
+    def _open_pinned(self, number: int) -> OpenVersion:
+        try:
+            return self._open(number)
+        except FileNotFoundError:
+            available = [n for n in self._layout.version_numbers() if n != number]
+            if not available and not self._layout.current_cell.exists():
+                raise StoreNotFoundError(self._store, where=str(self._layout.directory)) from None
+            raise VersionNotFoundError(self._store, number, available) from None
+
+
+def _map_cell(layout: StoreLayout, store: str) -> memoryview:
+    """The CURRENT cell as one int64 that changes under us; its map lives as long as the view."""
+    try:
+        with open(layout.current_cell, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), CELL_BYTES, access=mmap.ACCESS_READ)).cast("q")
+    except FileNotFoundError:
+        raise StoreNotFoundError(store, where=str(layout.directory)) from None
+
+
+def _reopen(directory: str, store: str, schema: object, version: int | None) -> EmbeddedReader:
+    return EmbeddedReader(directory, store, schema=schema, version=version)
