@@ -1,0 +1,69 @@
+"""Features: defined once, joined to labels as of each label's time, published to a store, and read back with the same meaning.
+
+    from fondaco import features as ft
+
+    class Plane(ft.Entity):
+        tailnum: str
+
+    flights = ft.Table("flights.parquet", time="scheduled_at", known_at="departed_at", key=Plane)
+    f = flights.c
+
+    class PlaneHistory(ft.View[Plane], source=flights, refresh="stream"):
+        mean_delay_7d: ft.Float32 = f.dep_delay.mean(window="7d")
+        late_1d: ft.Int64 = ft.count(where=f.dep_delay > 15, window="1d")
+
+    late = ft.FeatureSet("late_departure", [PlaneHistory])
+
+The rules are in docs/concepts-features.md, their implementation in docs/internals/feature-plan.md.
+"""
+
+from fondaco.features.entity import Entity
+from fondaco.features.expressions import Expression, coalesce, concat, count, greatest, least, when
+from fondaco.features.feature import (
+    Bool,
+    Bytes,
+    Feature,
+    Float32,
+    Float64,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    List,
+    String,
+    Timestamp,
+)
+from fondaco.features.featureset import FeatureSet
+from fondaco.features.table import Sql, Table
+from fondaco.features.training import TrainingRecord, TrainingSet, training_set
+from fondaco.features.view import View
+
+__all__ = [
+    "Bool",
+    "Bytes",
+    "Entity",
+    "Expression",
+    "Feature",
+    "FeatureSet",
+    "Float32",
+    "Float64",
+    "Int8",
+    "Int16",
+    "Int32",
+    "Int64",
+    "List",
+    "Sql",
+    "String",
+    "Table",
+    "Timestamp",
+    "TrainingRecord",
+    "TrainingSet",
+    "View",
+    "coalesce",
+    "concat",
+    "count",
+    "greatest",
+    "least",
+    "training_set",
+    "when",
+]

@@ -1,0 +1,459 @@
+"""Training sets: labels in, the same rows with feature columns out, each as it was known at the label's time.
+
+A `TrainingSet` is lazy: the checks run when it is made, the join when its rows or its record are first asked for, once. Labels are held
+in memory (as the result will be); sources are streamed by DuckDB within `memory_limit`. Not for several threads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from fondaco.core.clock import Clock, SystemClock, from_us
+from fondaco.core.errors import ColumnNotFoundError, DataError, DefinitionError, InputError, NaiveTimestampError
+from fondaco.features.checks import infer
+from fondaco.features.feature import dtype_named
+from fondaco.features.featureset import FeatureSet
+from fondaco.features.kinds import TIMESTAMP, ColumnType, Kind, column_type
+from fondaco.features.plan import Aggregate, Binding, Node, SetPlan, ViewPlan, aggregates_of, canonical_json
+from fondaco.features.sql import LABELS, Source, Statement, output, statements, tie_probe
+from fondaco.features.sqlnodes import Sql, all_of, case, col, duckdb_type, not_null, print_node
+from fondaco.features.table import Table, connect, to_arrow
+from fondaco.features.wording import describe_set
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+
+TIE_PROBE_ROWS_MAX: Final = 50_000_000  # beyond it rows are taken to tie, which is always right and only slower: the probe holds 8 B a row
+_FINGERPRINT_BYTES: Final = 1 << 16
+
+
+class TrainingRecorder(Protocol):
+    """Where records of training sets are kept, by id; the platform's catalog offers it."""
+
+    def record_training_set(self, record: dict[str, Any]) -> None:
+        """Keep the record (plain JSON values)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A source as it was read: `fingerprint` changes when its content does; `method` says what it covers."""
+
+    name: str
+    identity: tuple[str, ...]
+    fingerprint: str
+    method: str
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training set was made from; enough to make it again and to see what changed if it differs."""
+
+    feature_set: str
+    plan_hash: str
+    plan: str
+    sources: tuple[SourceRecord, ...]
+    label_hash: str
+    at: str
+    rows: int
+    null_rates: dict[str, float]
+    created: str
+    seconds: float
+    engine: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        sources = [{"name": s.name, "identity": list(s.identity), "fingerprint": s.fingerprint, "method": s.method} for s in self.sources]
+        return {**self.__dict__, "sources": sources}
+
+
+@dataclass
+class _Result:
+    table: pa.Table
+    record: TrainingRecord
+
+
+class TrainingSet:
+    """Labels with their features, lazily. Made by `training_set`."""
+
+    def __init__(self, feature_set: FeatureSet, labels: pa.Table, at: str, options: Options) -> None:
+        self._set, self._labels, self._at, self._options = feature_set, labels, at, options
+        self._plan = feature_set.plan()
+        check_labels(self._plan, labels, at, options.tz)
+        self._result: _Result | None = None
+
+    def __len__(self) -> int:
+        return int(self._labels.num_rows)
+
+    def __repr__(self) -> str:
+        state = "computed" if self._result is not None else "not computed yet"
+        return f"<training set of {self._set.name!r}: {len(self)} rows, {len(self._set)} features, {state}>"
+
+    @property
+    def plan(self) -> SetPlan:
+        """What it computes."""
+        return self._plan
+
+    def to_arrow(self) -> pa.Table:
+        """One row per label row, in the labels' order: the label's columns, then the features in the order of the set.
+
+        Raises:
+            DataError: a value that cannot be computed, such as an integer overflow; the message is DuckDB's.
+        """
+        return self._computed().table
+
+    def to_polars(self) -> pl.DataFrame:
+        """The same as a Polars frame."""
+        import polars
+
+        frame = polars.from_arrow(self.to_arrow())
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a pandas frame; nulls become NaN or None, as pandas does."""
+        return self.to_arrow().to_pandas()
+
+    @property
+    def record(self) -> TrainingRecord:
+        """What it was made from: plan hash, source fingerprints, label hash, row counts, null rates."""
+        return self._computed().record
+
+    def explain(self) -> str:
+        """The plan in words, then the SQL of every statement."""
+        with Engine(self._set, self._plan, self._labels, self._at, self._options) as engine:
+            lines = [describe_set(self._plan), ""]
+            for job in engine.jobs():
+                lines += [f"-- {job.view.name}: {job.statement.strategy}", job.statement.text(pretty=True) + ";", ""]
+        return "\n".join(lines)
+
+    def _computed(self) -> _Result:
+        if self._result is None:
+            started = time.perf_counter()
+            with Engine(self._set, self._plan, self._labels, self._at, self._options) as engine:
+                columns = engine.run()
+            table = self._labels
+            for chosen in self._plan.selections:
+                table = table.append_column(chosen.output, columns[chosen.output])
+            record = self._make_record(table, time.perf_counter() - started)
+            self._result = _Result(table, record)
+            if self._options.recorder is not None:
+                self._options.recorder.record_training_set(record.to_dict())
+        return self._result
+
+    def _make_record(self, table: pa.Table, seconds: float) -> TrainingRecord:
+        import duckdb
+
+        rows = table.num_rows
+        return TrainingRecord(
+            feature_set=self._set.name,
+            plan_hash=self._plan.version,
+            plan=canonical_json(self._plan),
+            sources=tuple(fingerprint(definition.table) for definition in self._set.definitions),
+            label_hash=arrow_hash(self._labels.select([*self._plan.key_columns, self._at])),
+            at=self._at,
+            rows=rows,
+            null_rates={s.output: table[s.output].null_count / rows if rows else 0.0 for s in self._plan.selections},
+            created=from_us(self._options.clock.now_us()).isoformat(),
+            seconds=round(seconds, 6),
+            engine=f"duckdb {duckdb.__version__}",
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a training set is computed; nothing here changes its values."""
+
+    tz: str | None = None
+    memory_limit: str | None = None
+    threads: int | None = None
+    recorder: TrainingRecorder | None = None
+    clock: Clock = field(default_factory=SystemClock)
+
+
+def training_set(
+    platform: object,
+    feature_set: FeatureSet,
+    labels: object,
+    *,
+    at: str,
+    tz: str | None = None,
+    memory_limit: str | None = None,
+    threads: int | None = None,
+) -> TrainingSet:
+    """Join features to labels as of each label's time. Checked now, computed when first asked for.
+
+    Args:
+        platform: offers `record_training_set` if records are to be kept (a platform's catalog does); None keeps none.
+        labels: Arrow, pandas or Polars table, or paths of Parquet or CSV files; its key columns are named like the entities' fields,
+            or as `on(...)` says. Rows may repeat, be in any order, and have null keys (their features are null).
+        at: the label's time column. tz: its zone, if it has none.
+        memory_limit: of DuckDB, such as "1GB"; beyond it, it spills to a temporary directory.
+    Raises:
+        ColumnNotFoundError, NaiveTimestampError, DefinitionError: found before anything runs.
+    """
+    table = read_labels(labels)
+    recorder = platform if hasattr(platform, "record_training_set") else None
+    return TrainingSet(feature_set, table, at, Options(tz, memory_limit, threads, recorder))
+
+
+# -- labels -------------------------------------------------------------------------------------------------------------------------
+
+
+def read_labels(labels: object) -> pa.Table:
+    """The labels as an Arrow table.
+
+    Raises:
+        InputError, DefinitionError: not a table, or a file that cannot be read.
+    """
+    if isinstance(labels, Table) or (isinstance(labels, (str, os.PathLike, list, tuple))):
+        table = labels if isinstance(labels, Table) else Table(labels, name="labels")
+        if table.memory is not None:
+            return table.memory
+        with contextlib.closing(connect()) as connection:
+            table.register(connection, "labels")
+            return connection.table("labels").to_arrow_table()
+    return to_arrow(labels)
+
+
+def label_types(labels: pa.Table) -> dict[str, ColumnType]:
+    """The columns of the labels as DuckDB sees them."""
+    with contextlib.closing(connect(threads=1)) as connection:
+        relation = connection.from_arrow(labels.slice(0, 0))
+        return {name: column_type(str(stored)) for name, stored in zip(relation.columns, relation.types, strict=True)}
+
+
+def check_labels(plan: SetPlan, labels: pa.Table, at: str, tz: str | None) -> None:
+    """The labels have what the set needs.
+
+    Raises:
+        ColumnNotFoundError, NaiveTimestampError, DefinitionError.
+    """
+    repeated = sorted({name for name in labels.column_names if labels.column_names.count(name) > 1})
+    if repeated:
+        raise DefinitionError(f"the labels have two columns named {repeated[0]!r}")
+    types = label_types(labels)
+    if at not in types:
+        raise ColumnNotFoundError(at, list(types), "the labels (at=)")
+    if types[at].kind != TIMESTAMP:
+        raise DefinitionError(f"at={at!r}: the labels' column is {types[at].stored}, expected a timestamp")
+    if types[at].naive and tz is None:
+        raise NaiveTimestampError(at, "the labels")
+    for chosen in plan.selections:
+        view = plan.views[chosen.view]
+        for column, member, kind in zip(chosen.binding.columns, view.key.fields, view.key.kinds, strict=True):
+            if column not in types:
+                where = f'the labels ({view.key.entity}.{member}; another column is named by {view.name}.on({{"{member}": ...}}))'
+                raise ColumnNotFoundError(column, list(types), where)
+            if types[column].kind != kind and types[column].stored != '"NULL"':
+                raise DefinitionError(f"the labels' column {column!r} is {types[column].stored}, but {view.key.entity}.{member} is {kind}")
+        if chosen.output in types:
+            raise DefinitionError(f"the labels have a column {chosen.output!r}, which is also a feature; rename one (feature.alias(...))")
+
+
+# -- running ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A statement, and whose it is."""
+
+    view_index: int
+    view: ViewPlan
+    binding: Binding
+    statement: Statement
+
+
+class Engine:
+    """One DuckDB connection that computes one set for one table of labels. A context manager: leaving closes the connection."""
+
+    def __init__(self, feature_set: FeatureSet, plan: SetPlan, labels: pa.Table, at: str, options: Options) -> None:
+        self._set, self._plan, self._labels, self._at, self._options = feature_set, plan, labels, at, options
+        self._ties: dict[tuple[int, bool], bool] = {}
+        self._schemas: list[dict[str, ColumnType]] = []
+
+    def __enter__(self) -> Engine:
+        self._spill = tempfile.TemporaryDirectory(prefix="fondaco-", ignore_cleanup_errors=True)
+        config: dict[str, str | int] = {"temp_directory": self._spill.name}
+        if self._options.memory_limit is not None:
+            config["memory_limit"] = self._options.memory_limit
+        if self._options.threads is not None:
+            config["threads"] = self._options.threads
+        try:
+            self._connection = connect(**config)
+        except InputError:
+            self._spill.cleanup()
+            raise
+        for index, definition in enumerate(self._set.definitions):
+            self._schemas.append(definition.table.register(self._connection, f"source_{index}"))
+        self._connection.register(LABELS, self._prepared_labels())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._spill.cleanup()
+
+    def _prepared_labels(self) -> pa.Table:
+        """Key columns, t in microseconds of UTC, and rid; what else the labels carry never goes through the engine."""
+        from fondaco.features.sqlnodes import exp, source_column
+
+        types = label_types(self._labels)
+        self._connection.register("raw_labels", self._labels.select([*dict.fromkeys([*self._plan.key_columns, self._at])]))
+        moment = source_column(self._at, types[self._at], self._options.tz)
+        query = exp.select(exp.alias_(moment, "t")).from_(exp.to_table("raw_labels"))
+        prepared = self._labels.select(list(self._plan.key_columns))
+        for reserved in ("rid", "t"):
+            if reserved in prepared.column_names:
+                raise DefinitionError(f"a key column of the labels is named {reserved!r}, which is taken; rename it and say so with .on(...)")
+        times = self.query(query.sql(dialect="duckdb"))["t"]
+        return prepared.append_column("t", times).append_column("rid", pa.array(np.arange(self._labels.num_rows, dtype=np.int64)))
+
+    def query(self, text: str) -> pa.Table:
+        """Run one statement.
+
+        Raises:
+            DataError: a value that cannot be computed; InputError: the source changed or cannot be read.
+        """
+        import duckdb
+
+        try:
+            relation = self._connection.sql(text)
+            return relation.to_arrow_table()
+        except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as exc:
+            raise DataError(f"feature set {self._plan.name!r}: {exc}") from exc
+        except duckdb.OutOfMemoryException as exc:
+            raise InputError(f"feature set {self._plan.name!r} needs more memory: {exc}") from exc
+        except duckdb.Error as exc:
+            raise InputError(f"feature set {self._plan.name!r} cannot be computed: {exc}") from exc
+
+    def jobs(self) -> Iterator[Job]:
+        """The statements, view by view and binding by binding."""
+        wanted: dict[tuple[int, Binding], list[Aggregate]] = {}
+        for chosen in self._plan.selections:
+            node = self._plan.views[chosen.view].feature(chosen.feature).value
+            found = wanted.setdefault((chosen.view, chosen.binding), [])
+            found += [aggregate for aggregate in aggregates_of(node) if aggregate not in found]
+        for (index, binding), aggregates in wanted.items():
+            view = self._plan.views[index]
+            for statement in statements(view, aggregates, binding, self._source(index)):
+                yield Job(index, view, binding, statement)
+
+    def run(self) -> dict[str, pa.ChunkedArray]:
+        """Every output column, in the labels' order."""
+        computed: dict[tuple[int, Binding, Aggregate], pa.ChunkedArray] = {}
+        for job in self.jobs():
+            table = self.query(job.statement.text())
+            if table.num_rows != self._labels.num_rows:
+                raise AssertionError(f"{job.view.name}: {table.num_rows} rows for {self._labels.num_rows} labels")
+            for number, aggregate in enumerate(job.statement.aggregates):
+                computed[job.view_index, job.binding, aggregate] = table[f"a{number}"]
+        return self._derive(computed)
+
+    def _derive(self, computed: dict[tuple[int, Binding, Aggregate], pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
+        """The features from their aggregates, in their own types; one projection over the answers, which keeps the order."""
+        from fondaco.features.sqlnodes import exp
+
+        names = {place: f"c{number}" for number, place in enumerate(computed)}
+        prepared = self._label_keys()
+        answers = pa.table({**{names[place]: column for place, column in computed.items()}, **prepared})
+        self._connection.register("answers", answers)
+        chosen = []
+        for selection in self._plan.selections:
+            view = self._plan.views[selection.view]
+            feature = view.feature(selection.feature)
+
+            def leaf(node: Node, place: tuple[int, Binding] = (selection.view, selection.binding)) -> tuple[Sql, Kind]:
+                assert isinstance(node, Aggregate)
+                return col(names[*place, node]), self._aggregate_kind(place[0], node)
+
+            value, kind = print_node(feature.value, leaf)
+            if not isinstance(feature.value, Aggregate):
+                usable = all_of([not_null(col(f"label_{name}")) for name in (*selection.binding.columns, "t")])
+                value = case((usable, value))
+            if kind.name == "null":
+                value = case((exp.false(), exp.null()), default=exp.null())
+            dtype = dtype_named(feature.dtype)
+            chosen.append(exp.alias_(output(value, kind, dtype.duckdb), selection.output, quoted=True))
+        table = self.query(exp.select(*chosen).from_(exp.to_table("answers")).sql(dialect="duckdb"))
+        types = {s.output: dtype_named(self._plan.views[s.view].feature(s.feature).dtype).arrow for s in self._plan.selections}
+        return {name: table[name] if table[name].type == types[name] else table[name].cast(types[name]) for name in types}
+
+    def _label_keys(self) -> dict[str, pa.ChunkedArray]:
+        labels = self._connection.table(LABELS)
+        prepared = labels.to_arrow_table()
+        return {f"label_{name}": prepared[name] for name in (*self._plan.key_columns, "t")}
+
+    def _aggregate_kind(self, index: int, node: Aggregate) -> Kind:
+        return infer(node, self._schemas[index], self._plan.views[index].scan, self._set.definitions[index].table.name)
+
+    def _source(self, index: int) -> Source:
+        return Source(f"source_{index}", self._schemas[index], lambda known: self._has_ties(index, known))
+
+    def _has_ties(self, index: int, known: bool) -> bool:
+        """Whether rows tie. Sorting 64-bit hashes costs a tenth of the join; equal hashes by chance only cost time, never answers."""
+        if (index, known) not in self._ties:
+            view, schema = self._plan.views[index], self._schemas[index]
+            probe = tie_probe(view, schema, f"source_{index}", known)
+            hashes = self._connection.sql(probe.limit(TIE_PROBE_ROWS_MAX + 1).sql(dialect="duckdb")).fetchnumpy()["h"]
+            hashes = np.asarray(hashes)
+            hashes.sort()
+            self._ties[index, known] = len(hashes) > TIE_PROBE_ROWS_MAX or bool((hashes[1:] == hashes[:-1]).any())
+        return self._ties[index, known]
+
+
+# -- what the record says -----------------------------------------------------------------------------------------------------------
+
+
+def arrow_hash(table: pa.Table) -> str:
+    """BLAKE2b of a table's content in Arrow's IPC form."""
+    digest = hashlib.blake2b(digest_size=16)
+
+    class Sink:
+        closed = False
+
+        def write(self, data: Any) -> int:
+            digest.update(data)
+            return len(data)
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    with pa.ipc.new_stream(pa.PythonFile(Sink(), mode="w"), table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return digest.hexdigest()
+
+
+def fingerprint(table: Table) -> SourceRecord:
+    """What identifies the content of a source as it is now; files are sampled, so that this stays milliseconds for any size."""
+    identity = table.scan().source
+    digest = hashlib.blake2b(digest_size=16)
+    if table.memory is not None:
+        return SourceRecord(table.name, identity, arrow_hash(table.memory), "arrow content")
+    if table.sql is not None:
+        digest.update(table.sql.query.encode())
+        for name, content in sorted(table.sql.tables.items()):
+            digest.update(f"{name}:{arrow_hash(content)}".encode())  # type: ignore[arg-type]
+        return SourceRecord(table.name, identity, digest.hexdigest(), "query text and its tables in memory")
+    for name in table.files():
+        path = Path(name)
+        status = path.stat()
+        digest.update(f"{name}:{status.st_size}:{status.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            for share in range(17):
+                file.seek(max(0, (status.st_size - _FINGERPRINT_BYTES) * share // 16))
+                digest.update(file.read(_FINGERPRINT_BYTES))
+    return SourceRecord(table.name, identity, digest.hexdigest(), "path, size, modification time, 17 samples of 64 KiB")
