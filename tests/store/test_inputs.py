@@ -30,7 +30,7 @@ def _rows(opened: Input) -> list[dict[str, Any]]:
 
 
 def _open(data: object, batch_bytes: int = BATCH_BYTES, columns: pa.Schema | None = None) -> Input:
-    return open_input(data, batch_bytes=batch_bytes, columns=columns)
+    return open_input(data, batch_bytes=batch_bytes, columns=None if columns is None else lambda: columns)
 
 
 def _batches() -> Iterator[pa.RecordBatch]:

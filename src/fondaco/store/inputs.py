@@ -26,6 +26,7 @@ import pyarrow as pa
 from fondaco.core.errors import DataError, InputError
 
 Chunk: TypeAlias = pa.RecordBatch | list[Mapping[str, Any]]
+Columns: TypeAlias = Callable[[], pa.Schema]
 
 ROWS_PER_CHUNK = 1000
 SAMPLE_PARTS = 64
@@ -64,13 +65,13 @@ class Input:
                 raise InputError(f"{path} changed while it was read; push again when nobody writes to it")
 
 
-def open_input(data: object, *, batch_bytes: int, columns: pa.Schema | None = None) -> Input:
+def open_input(data: object, *, batch_bytes: int, columns: Columns | None = None) -> Input:
     """Open anything a push accepts.
 
     Args:
         data: see the module's text.
         batch_bytes: greatest size of a chunk in Arrow memory.
-        columns: the types that the store expects, by column name. CSV files, which have none, are read with them.
+        columns: gives the types that the store expects, by column name. CSV files, which have none, are read with them.
     Raises:
         InputError: nothing that can be read; the message says what can.
     """
@@ -79,7 +80,7 @@ def open_input(data: object, *, batch_bytes: int, columns: pa.Schema | None = No
     return opened
 
 
-def _open(data: object, batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open(data: object, batch_bytes: int, columns: Columns | None) -> Input:
     if isinstance(data, (str, os.PathLike)):
         return _open_path(os.fspath(data), batch_bytes, columns)
     if isinstance(data, pa.Table):
@@ -151,7 +152,7 @@ def _column(values: Any) -> Any:
     return values
 
 
-def _open_iterable(data: Iterable[Any], batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open_iterable(data: Iterable[Any], batch_bytes: int, columns: Columns | None) -> Input:
     items = iter(data)
     first = next(items, None)
     if first is None:
@@ -174,7 +175,7 @@ def _open_iterable(data: Iterable[Any], batch_bytes: int, columns: pa.Schema | N
     return Input("batches", head.schema, None, chunks())
 
 
-def _open_item(item: object, batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open_item(item: object, batch_bytes: int, columns: Columns | None) -> Input:
     if isinstance(item, (str, bytes, int, float, Sequence, Mapping)) or item is None:
         raise _not_readable(item)
     return _open(item, batch_bytes, columns)
@@ -206,12 +207,12 @@ def _type_of(schema: pa.Schema, name: str) -> str | None:
 # -- files --------------------------------------------------------------------------------------------------------------------------
 
 
-def _open_path(path: str, batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open_path(path: str, batch_bytes: int, columns: Columns | None) -> Input:
     return _open_files(_files(path), batch_bytes, columns)
 
 
-def _open_files(files: list[str], batch_bytes: int, columns: pa.Schema | None) -> Input:
-    openers: dict[str, Callable[[str, int, pa.Schema | None], Input]] = {
+def _open_files(files: list[str], batch_bytes: int, columns: Columns | None) -> Input:
+    openers: dict[str, Callable[[str, int, Columns | None], Input]] = {
         ".parquet": _open_parquet,
         ".csv": _open_csv,
         ".avro": _open_ipc,  # AVRO
@@ -268,7 +269,7 @@ def _fingerprint(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _open_parquet(path: str, batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open_parquet(path: str, batch_bytes: int, columns: Columns | None) -> Input:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
@@ -285,10 +286,11 @@ def _open_parquet(path: str, batch_bytes: int, columns: pa.Schema | None) -> Inp
     return Input(path, file.schema_arrow.remove_metadata(), metadata.num_rows, chunks())
 
 
-def _open_csv(path: str, batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open_csv(path: str, batch_bytes: int, columns: Columns | None) -> Input:
     from pyarrow import csv
 
-    expected = {name: kind for name, kind in zip(columns.names, columns.types, strict=True) if _in_csv(kind)} if columns else {}
+    known = columns() if columns is not None else pa.schema([])
+    expected = {name: kind for name, kind in zip(known.names, known.types, strict=True) if _in_csv(kind)}
     reader = csv.open_csv(
         path,
         read_options=csv.ReadOptions(block_size=min(batch_bytes, 4 << 20)),
@@ -314,7 +316,7 @@ def _in_csv(kind: pa.DataType) -> bool:
     )  # fmt: skip
 
 
-def _open_ipc(path: str, batch_bytes: int, columns: pa.Schema | None) -> Input:
+def _open_ipc(path: str, batch_bytes: int, columns: Columns | None) -> Input:
     source = pa.memory_map(path)
     try:
         file = pa.ipc.open_file(source)

@@ -145,8 +145,10 @@ def push_lock(context: StoreContext) -> Iterator[None]:
             if any(push.pid == exc.pid for push in at_work) or time.monotonic() > deadline:
                 raise PushInProgressError(context.name, at_work[-1].push_id if at_work else "?", exc.pid) from None
             time.sleep(0.01)
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class _Push:

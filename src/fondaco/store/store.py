@@ -195,7 +195,7 @@ class Store:
 
         def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> None:
             codec = value_codec(request.value_schema)
-            opened = open_input(data, batch_bytes=self._context.config.batch_bytes, columns=columns_of(codec, self.key))
+            opened = open_input(data, batch_bytes=self._context.config.batch_bytes, columns=lambda: columns_of(codec, self.key))
             if request.built_from == {}:
                 request.built_from.update(opened.described())
             bar.expect(opened.row_count)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from fondaco.core.errors import SchemaError
-from fondaco.schema import Codec
-from fondaco.schema.canonical import full_form
-from fondaco.schema.parse import parse
-from fondaco.schema.types import Record
+from fondaco.schema import Codec, as_type, full_form, to_arrow
+from fondaco.schema.types import Field, Record
 from fondaco.store import _kernels
 from fondaco.store.basefile import BaseFile, address_of
 from fondaco.store.compression import Decompressor
@@ -27,12 +26,7 @@ def value_schema_json(value: object) -> str:
     Raises:
         SchemaError: not a schema, or not a record.
     """
-    if isinstance(value, pa.Schema):
-        from fondaco.schema.arrow import from_arrow
-
-        schema = from_arrow(value)
-    else:
-        schema = parse(value)
+    schema = as_type(value)
     if not isinstance(schema, Record):
         raise SchemaError("$", "the value of a store is a record: name its fields, even if there is one only")
     if not schema.fields:
@@ -45,12 +39,18 @@ def value_codec(schema: str) -> Codec:
     return Codec(schema)
 
 
-def columns_of(value: Codec, key: KeyCodec) -> pa.Schema | None:
-    """Arrow types of the columns that a push expects, for inputs that have none; None where Arrow cannot say (a recursive schema)."""
-    try:
-        return value.arrow_schema
-    except SchemaError:
-        return None
+def columns_of(value: Codec, key: KeyCodec) -> pa.Schema:
+    """Arrow types of the columns that a push expects, for inputs that have none (CSV). What Arrow cannot say is left out."""
+    members = [*value.schema.fields, *_key_fields(key)] if isinstance(value.schema, Record) else []
+    columns: dict[str, pa.Field] = {}
+    for member in members:
+        with contextlib.suppress(SchemaError):
+            columns.setdefault(member.name, to_arrow(Record("Column", (member,))).field(0))
+    return pa.schema(list(columns.values()))
+
+
+def _key_fields(key: KeyCodec) -> Sequence[Field]:
+    return key.schema.fields if isinstance(key.schema, Record) else (Field(key.names[0], key.schema),)
 
 
 def stored_rows(directory: Path, manifest: Manifest, *, batch_bytes: int) -> Iterator[Encoded]:

@@ -1,0 +1,110 @@
+"""The builder keeps its promise about memory, and leaves no file behind when it is left early."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fondaco.schema import Codec
+from fondaco.store.basefile import OnDuplicate
+from fondaco.store.builder import VersionBuilder, verify_files
+from fondaco.store.encoder import RowEncoder
+from fondaco.store.inputs import open_input
+from fondaco.store.keys import KeyCodec
+
+# Pushes 400 MB of rows that are made as they are read, with chunks of 1 MiB and a sample of 2 MiB, and reports by how much the memory of
+# its own (RssAnon: without mapped files, which the kernel can drop at any time) ever exceeded what it was before the push.
+MEMORY_PROGRAM = """
+import sys, threading
+import numpy as np, pyarrow as pa
+import fondaco as fd
+
+BATCHES, ROWS, DIM = 400, 1000, 256
+value = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("emb", pa.list_(pa.float32(), DIM), nullable=False)])
+
+def anonymous_bytes():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) << 10
+
+def batches(count):
+    generator = np.random.default_rng(1)
+    for part in range(count):
+        keys = np.arange(part * ROWS, (part + 1) * ROWS)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(generator.random(ROWS * DIM, dtype=np.float32)), DIM)
+        yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(keys), vectors], ["key", "id", "emb"])
+        peaks.append(anonymous_bytes())
+
+with fd.open(sys.argv[1]) as platform:
+    store = platform.create_store("s", value=value, partitions=4, compression=sys.argv[2])
+    peaks = []
+    store.push(batches(4))  # loads every kernel and library
+    before = anonymous_bytes()
+    peaks = []
+    report = store.push(batches(BATCHES))
+    assert report.records == BATCHES * ROWS
+    print(max(peaks) - before, report.raw_bytes)
+"""
+
+
+@pytest.mark.parametrize("compression", ["none", "auto"])
+def test_memory_stays_below_the_stated_bound_for_far_more_rows_than_fit_into_it(tmp_path: Path, compression: str) -> None:
+    batch_bytes, sample_bytes, partitions, records = 1 << 20, 2 << 20, 4, 400_000
+    (tmp_path / "fondaco.toml").write_text(f"[store]\nbatch_bytes = {batch_bytes}\nsample_bytes = {sample_bytes}\n")
+    command = [sys.executable, "-c", MEMORY_PROGRAM, str(tmp_path), compression]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    grown, pushed = map(int, answer.split())
+    bound = 6 * batch_bytes + 2 * sample_bytes + partitions * (1 << 20) + 32 * records // partitions
+    assert pushed > 10 * bound
+    assert grown < bound
+
+
+def _builder(directory: Path, on_duplicate: OnDuplicate = OnDuplicate.FAIL) -> VersionBuilder:
+    return VersionBuilder(directory, KeyCodec("long"), partitions=3, requested="auto", sample_bytes=1 << 20, on_duplicate=on_duplicate)
+
+
+def _table(rows: int) -> pa.Table:
+    return pa.table({"key": np.arange(rows), "x": np.arange(rows)})
+
+
+def _encoder(table: pa.Table) -> RowEncoder:
+    value = pa.schema([pa.field("x", pa.int64(), nullable=False)])
+    return RowEncoder("s", KeyCodec("long"), Codec(value), table.schema)
+
+
+def test_every_record_is_in_the_files_and_they_verify(tmp_path: Path) -> None:
+    table = _table(10_000)
+    with _builder(tmp_path) as builder:
+        builder.write_all(open_input(table, batch_bytes=1 << 14), _encoder(table), lambda rows: None)
+        summaries = builder.seal(lambda files: None)
+    assert sum(summary.records for summary in summaries) == 10_000
+    assert all(2_500 < summary.records < 4_200 for summary in summaries)
+    seen: list[int] = []
+    verify_files(tmp_path, summaries, seen.append)
+    assert seen == [1, 2, 3]
+
+
+def test_leaving_a_builder_early_removes_its_files(tmp_path: Path) -> None:
+    table = _table(10_000)
+
+    def stop(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), _builder(tmp_path) as builder:
+        builder.write_all(open_input(table, batch_bytes=1 << 14), _encoder(table), stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_reported_as_they_are_read(tmp_path: Path) -> None:
+    table = _table(10_000)
+    seen: list[int] = []
+    with _builder(tmp_path) as builder:
+        builder.write_all(open_input(table, batch_bytes=1 << 15), _encoder(table), seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 10_000
+    assert len(seen) >= 4

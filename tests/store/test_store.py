@@ -1,0 +1,212 @@
+"""Versions: swap, rollback, the keep rule, retiring; and what a reader that is open sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import fondaco as fd
+from fondaco.core.errors import SchemaError, StateError, StoreNotFoundError, VersionNotFoundError
+from fondaco.store.layout import read_cell
+
+VALUE = pa.schema([pa.field("version", pa.int64(), nullable=False)])
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[fd.Platform]:
+    with fd.open(tmp_path / "data") as opened:
+        yield opened
+
+
+def _store(platform: fd.Platform, keep: int = 2) -> fd.Store:
+    return platform.create_store("s", value=VALUE, partitions=2, keep=keep)
+
+
+def _push(store: fd.Store, swap: bool = True) -> int:
+    number = len(store.versions(all=True)) + 1
+    report = store.push({"key": [1, 2, 3], "version": [number] * 3}, swap=swap)
+    assert report.version == number
+    return number
+
+
+def _states(store: fd.Store) -> dict[int, str]:
+    return {version.version: str(version.state) for version in store.versions()}
+
+
+def _on_disk(store: fd.Store) -> list[int]:
+    return store._context.layout.version_numbers()
+
+
+def test_a_store_without_a_push_has_no_current_version(platform: fd.Platform) -> None:
+    store = _store(platform)
+    assert store.current is None
+    assert store.versions() == []
+    assert store.describe()["current"] is None
+
+
+def test_the_current_version_and_one_backup_are_kept(platform: fd.Platform) -> None:
+    store = _store(platform)
+    for _ in range(4):
+        _push(store)
+    assert _states(store) == {3: "BACKUP", 4: "CURRENT"}
+    assert _on_disk(store) == [3, 4]
+    assert [str(version.state) for version in store.versions(all=True)] == ["RETIRED", "RETIRED", "BACKUP", "CURRENT"]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_keep_counts_the_current_version(platform: fd.Platform, keep: int) -> None:
+    store = _store(platform, keep)
+    for _ in range(5):
+        _push(store)
+    assert _on_disk(store) == list(range(6 - keep, 6))
+
+
+def test_a_rollback_returns_the_old_rows_and_a_later_push_gets_a_higher_number(platform: fd.Platform) -> None:
+    store = _store(platform)
+    _push(store)
+    _push(store)
+    with store.reader() as reader:
+        assert reader.get(1)["version"] == 2
+        assert store.rollback() == 1
+        assert reader.get(1)["version"] == 1
+        assert _push(store) == 3
+        assert reader.get(1)["version"] == 3
+
+
+def test_a_rollback_without_a_backup_changes_nothing(platform: fd.Platform) -> None:
+    store = _store(platform)
+    with pytest.raises(StateError, match="no backup"):
+        store.rollback()
+    _push(store)
+    _push(store)
+    store.rollback()
+    with pytest.raises(StateError, match=r"no backup to roll back to; it holds v1 CURRENT, v2 BACKUP"):
+        store.rollback()
+    assert store.current == 1
+
+
+def test_a_rollback_goes_back_twice_if_there_are_two_backups(platform: fd.Platform) -> None:
+    store = _store(platform, keep=3)
+    for _ in range(3):
+        _push(store)
+    assert [store.rollback(), store.rollback()] == [2, 1]
+    assert {version.version: version.rolled_back for version in store.versions()} == {1: False, 2: True, 3: True}
+
+
+def test_after_a_rollback_the_next_push_keeps_the_good_version_as_backup_not_the_one_rolled_back(platform: fd.Platform) -> None:
+    store = _store(platform)
+    for _ in range(2):
+        _push(store)
+    store.rollback()
+    _push(store)
+    assert _states(store) == {1: "BACKUP", 3: "CURRENT"}
+    assert store.rollback() == 1
+
+
+def test_a_version_that_was_rolled_back_can_be_swapped_to(platform: fd.Platform) -> None:
+    store = _store(platform)
+    for _ in range(2):
+        _push(store)
+    store.rollback()
+    store.swap(2)
+    assert _states(store) == {1: "BACKUP", 2: "CURRENT"}
+    assert not store.versions()[1].rolled_back
+    assert store.rollback() == 1
+
+
+def test_swapping_to_the_current_version_changes_nothing(platform: fd.Platform) -> None:
+    store = _store(platform)
+    _push(store)
+    before = store.versions()
+    store.swap(1)
+    assert [v.state for v in store.versions()] == [v.state for v in before]
+
+
+def test_only_versions_that_exist_can_be_swapped_to(platform: fd.Platform) -> None:
+    store = _store(platform)
+    for _ in range(3):
+        _push(store)
+    with pytest.raises(VersionNotFoundError, match="has no version 1; available: 2, 3"):
+        store.swap(1)
+
+
+def test_a_ready_version_waits_for_its_swap_and_is_overtaken_by_a_newer_one(platform: fd.Platform) -> None:
+    store = _store(platform)
+    _push(store)
+    _push(store, swap=False)
+    assert _states(store) == {1: "CURRENT", 2: "READY"}
+    _push(store, swap=False)
+    assert _states(store) == {1: "CURRENT", 3: "READY"}
+    _push(store)
+    assert _states(store) == {1: "BACKUP", 4: "CURRENT"}
+    assert _on_disk(store) == [1, 4]
+
+
+def test_a_version_is_retired_by_hand_but_never_the_current_one(platform: fd.Platform) -> None:
+    store = _store(platform)
+    for _ in range(2):
+        _push(store)
+    with pytest.raises(StateError, match="version 2 of store 's' is current"):
+        store.retire(2)
+    store.retire(1)
+    assert _on_disk(store) == [2]
+    with pytest.raises(VersionNotFoundError):
+        store.retire(1)
+
+
+def test_a_reader_pinned_to_a_version_keeps_it_after_it_was_retired(platform: fd.Platform) -> None:
+    store = _store(platform, keep=1)
+    _push(store)
+    with store.reader() as reader:
+        pinned = reader.at(1)
+        assert pinned.get(1)["version"] == 1
+        _push(store)
+        assert _on_disk(store) == [2]
+        assert pinned.get(2)["version"] == 1
+        assert reader.get(2)["version"] == 2
+
+
+def test_the_cell_always_names_the_current_version(platform: fd.Platform) -> None:
+    store = _store(platform)
+    cell = store._context.layout.current_cell
+    assert read_cell(cell) == 0
+    for _ in range(2):
+        _push(store)
+        assert read_cell(cell) == store.current
+    store.rollback()
+    assert read_cell(cell) == 1
+    store.swap(2)
+    assert read_cell(cell) == 2
+
+
+def test_a_handle_of_a_deleted_store_says_so_even_when_there_is_a_new_store_of_its_name(platform: fd.Platform) -> None:
+    old = _store(platform)
+    _push(old)
+    platform.delete_store("s")
+    new = _store(platform)
+    for action in (lambda: old.push({"key": [1], "version": [1]}), lambda: old.current, lambda: old.swap(1), old.rollback, old.versions):
+        with pytest.raises(StoreNotFoundError):
+            action()
+    assert new.push({"key": [1], "version": [2]}).version == 2
+
+
+def test_a_reader_of_a_store_that_is_deleted_stops_finding_a_version(platform: fd.Platform) -> None:
+    from fondaco.core.errors import NoCurrentVersionError
+
+    store = _store(platform)
+    _push(store)
+    with store.reader() as reader:
+        assert reader.get(1) is not None
+        platform.delete_store("s")
+        with pytest.raises(NoCurrentVersionError):
+            reader.get(1)
+
+
+def test_a_schema_that_old_rows_do_not_fit_is_refused(platform: fd.Platform) -> None:
+    store = _store(platform)
+    with pytest.raises(SchemaError):
+        store.add_schema(pa.schema([*VALUE, pa.field("must", pa.int64(), nullable=False)]))
+    assert store.describe()["schema_number"] == 1
