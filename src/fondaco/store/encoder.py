@@ -2,7 +2,8 @@
 
 Which column is the key: the columns named as the store's key (a record key: as its fields, or one struct column `key`); for a single key
 also the one column that is no field of the value. A column may be both key and field. Every other column must be a field, and every field
-a column: a name that is neither is refused, because it is more often a slip than a wish.
+a column: a name that is neither is refused, because it is more often a slip than a wish. A mapping may leave out a field with a default,
+as JSON leaves out nulls.
 
 One encoder serves one push, in one thread.
 """
@@ -103,7 +104,7 @@ class RowEncoder:
     def _refuse_unknown(self, unknown: Sequence[str]) -> None:
         if unknown:
             near = near_name(unknown[0], self._value.fields)
-            hint = f"did you mean {near!r}?" if near else f"its fields are: {', '.join(self._value.fields)}"
+            hint = f"did you mean {near!r}?" if near else f"its fields are: {', '.join(self._value.fields)}."
             shown = ", ".join(map(repr, unknown))
             raise InputError(f"store {self._store!r} has no field {shown}; {hint} Leave such columns out, or add_schema a value with them.")
 
@@ -125,7 +126,8 @@ class RowEncoder:
             position = self._first_wrong(keys)
             if position is None:
                 raise
-            raise RowError(first_row + position, ", ".join(self._key_columns or self._key.names), exc.key, exc.expected) from exc
+            value = exc.key.removesuffix(f" (position {position})")
+            raise RowError(first_row + position, ", ".join(self._key_columns or self._key.names), value, exc.expected) from exc
 
     def _first_wrong(self, keys: Any) -> int | None:
         for position, key in enumerate(keys.to_pylist() if hasattr(keys, "to_pylist") else keys):
@@ -143,25 +145,22 @@ class RowEncoder:
         for row_number, row in enumerate(rows, first_row):
             if not isinstance(row, Mapping):
                 raise DataError(f"row {row_number}: expected a mapping like the rows before it, got {type(row).__name__}")
-            keys.append(self._key_of(row, row_number))
+            keys.append(self._key_of(row))
             try:
-                encoded.append(self._value.encode(row))
+                encoded.append(self._value.encode({name: value for name, value in row.items() if name in self._fields}))
             except RowError as exc:
                 raise RowError(row_number, exc.field, exc.value, exc.expected) from exc
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(value) for value in encoded], out=offsets[1:])
         return Encoded(first_row, self._encode_keys(keys, first_row), np.frombuffer(b"".join(encoded), np.uint8), offsets)
 
-    def _key_of(self, row: Mapping[str, Any], row_number: int) -> Any:
+    def _key_of(self, row: Mapping[str, Any]) -> Any:
         names = list(row)
         if not self._key_columns or not all(name in row for name in self._key_columns):
             self._key_columns = self._find_key(names)
         unknown = [name for name in names if name not in self._fields and name not in self._key_columns]
         if unknown:
             self._refuse_unknown(unknown)
-        missing = [name for name in self._value.fields if name not in row]
-        if missing:
-            raise RowError(row_number, missing[0], "nothing", "a value (the row has no such field)")
         if self._key.name is None and self._key_columns == self._key.names:
             return {name: row[name] for name in self._key.names}
         return row[self._key_columns[0]]

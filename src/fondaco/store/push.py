@@ -42,8 +42,8 @@ LOCK_PATIENCE_S = 5.0  # a lock that no push holds is held by a recovery, which 
 
 _PUSH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+=@\-]{0,127}")
 
-Fill = Callable[[VersionBuilder, Callable[[int], None]], None]
-"""Puts all rows into a builder, calling back with the rows so far after each chunk."""
+Fill = Callable[[VersionBuilder, Callable[[int], None]], dict[str, Any]]
+"""Puts all rows into a builder, calling back with the rows so far after each chunk; returns a description of where they came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class PushRequest:
     compression: Compression
     schema_number: int
     value_schema: str
-    built_from: dict[str, Any]
+    built_from: dict[str, Any]  # empty: what the rows themselves say
 
 
 def check_push_id(push_id: str) -> str:
@@ -162,6 +162,7 @@ class _Push:
         self._directory = context.layout.building / request.push_id
         self._steps = Steps()
         self._builder: VersionBuilder | None = None
+        self._built_from = request.built_from
         self._pulse_at = self._progress_at = time.monotonic()
         self._number = 0
         self._created_us = 0
@@ -220,7 +221,8 @@ class _Push:
             on_duplicate=request.on_duplicate,
         ) as builder:
             self._steps, self._builder = builder.steps, builder
-            fill(builder, self._on_rows)
+            described = fill(builder, self._on_rows)
+            self._built_from = request.built_from or described
             if builder.input_rows == 0 and not request.may_be_empty:
                 raise InputError(
                     f"nothing to push to store {self._context.name!r}: the input has no rows. If that is meant, use push_empty()."
@@ -259,7 +261,7 @@ class _Push:
             compression=builder.choice.report,
             dictionary_checksum=builder.choice.dictionary_checksum,
             files=tuple(FileEntry(file.name, file.bytes, file.records, file.checksum) for file in summaries),
-            built_from=request.built_from,
+            built_from=self._built_from,
         )
 
     def _commit(self, builder: VersionBuilder, manifest: Manifest) -> None:
@@ -301,6 +303,7 @@ class _Push:
                 raw_bytes=builder.raw_bytes,
                 compression=compression.chosen,
                 compression_sample=compression,
+                built_from=self._built_from,
                 steps=self._steps.seconds,
             )
             surplus = retire_surplus(context, connection)

@@ -7,7 +7,6 @@ What is true of the store is read from the catalog at each call, so several proc
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from fondaco.store.builder import VersionBuilder
     from fondaco.store.encoder import Encoded
     from fondaco.store.keys import KeyCodec
-    from fondaco.store.push import PushRequest
+    from fondaco.store.push import Fill, PushRequest
     from fondaco.store.reader import EmbeddedReader
 
 
@@ -176,7 +175,7 @@ class Store:
                 current, retires it.
             on_duplicate: what to do with two different values for one key. Equal rows always collapse.
             built_from: kept in the manifest and the report, JSON-like; default: a description of `data`.
-            progress: show progress on stderr; default: only on a terminal. Without one, a line every 5 seconds.
+            progress: False is silent. Else a bar on stderr; where it is no terminal, a line every 5 seconds (so none for a short push).
         Raises:
             RowError: the first value that does not fit: row, field, value, expectation. DuplicateKeyError.
             InputError: no rows, missing or unknown columns. PushInProgressError, PushKilledError, DiskFullError, ReadOnlyError.
@@ -193,14 +192,13 @@ class Store:
             return finished
         bar = self._progress(progress)
 
-        def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> None:
+        def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> dict[str, Any]:
             codec = value_codec(request.value_schema)
             opened = open_input(data, batch_bytes=self._context.config.batch_bytes, columns=lambda: columns_of(codec, self.key))
-            if request.built_from == {}:
-                request.built_from.update(opened.described())
             bar.expect(opened.row_count)
             builder.write_all(opened, RowEncoder(self.name, self.key, codec, opened.schema), on_chunk)
             opened.check_unchanged()
+            return opened.described()
 
         return self._run(request, fill, bar)
 
@@ -208,8 +206,8 @@ class Store:
         """Push a version without rows: every key is missing from it. A plain push of nothing is refused as a mistake; this is not."""
         from dataclasses import replace
 
-        request = replace(self._request(push_id, as_of, swap, "fail", {"source": "nothing"}), may_be_empty=True)
-        return self._run(request, lambda builder, on_chunk: None, self._progress(False))
+        request = replace(self._request(push_id, as_of, swap, "fail", None), may_be_empty=True)
+        return self._run(request, lambda builder, on_chunk: {"source": "nothing"}, self._progress(False))
 
     def repush(
         self,
@@ -254,12 +252,13 @@ class Store:
             return finished
         bar = self._progress(progress)
 
-        def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> None:
+        def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> dict[str, Any]:
             bar.expect(manifest.records)
             rows: Iterator[Encoded] = stored_rows(directory, manifest, batch_bytes=self._context.config.batch_bytes)
             for encoded in rows:
                 builder.write(encoded)
                 on_chunk(builder.input_rows)
+            return {"source": "repush", "version": number, "built_from": manifest.built_from}
 
         return self._run(request, fill, bar)
 
@@ -333,11 +332,9 @@ class Store:
         )
 
     def _progress(self, shown: bool | None) -> PushProgress:
-        return PushProgress(f"push {self.name}", shown=sys.stderr.isatty() if shown is None else shown)
+        return PushProgress(f"push {self.name}", shown=shown is not False)
 
-    def _run(
-        self, request: PushRequest, fill: Callable[[VersionBuilder, Callable[[int], None]], None], progress: PushProgress
-    ) -> PushReport:
+    def _run(self, request: PushRequest, fill: Fill, progress: PushProgress) -> PushReport:
         from fondaco.store.push import run_push
 
         return run_push(self._context, self.key, request, fill, progress)
