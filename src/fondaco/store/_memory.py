@@ -7,6 +7,9 @@ caller checks positions that come from a file, and keeps the memory alive while 
 Loads are little-endian and unaligned (records lie at any byte). Thread rule: pure functions of memory.
 """
 
+# mypy: disable-error-code="untyped-decorator, import-untyped"
+# (numba and llvmlite carry no types)
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,8 @@
 """The kernel of similarities: one pass over a flat block of numbers, sums in float64. Reference in tests/store/test_compute.py."""
 
+# mypy: disable-error-code="untyped-decorator"
+# (numba's carry no types)
+
 from __future__ import annotations
 
 from typing import Any, Final
@@ -17,40 +20,37 @@ EUCLIDEAN: Final = 2
 def scores_of(
     numbers: npt.NDArray[Any],
     offsets: npt.NDArray[np.int64],
-    scales: npt.NDArray[np.float64],
     valid: npt.NDArray[np.bool_],
     query: npt.NDArray[np.float64],
     code: int,
     out: npt.NDArray[np.float64],
     undefined: npt.NDArray[np.bool_],
 ) -> None:
-    """Score `numbers[offsets[i]:offsets[i + 1]]`, times `scales[i]` if there are scales, of every valid row i against `query`.
+    """Score `numbers[offsets[i]:offsets[i + 1]]` of every valid row i against `query`.
 
     Every valid row is as long as the query (checked by the caller). `undefined[i]` is set where a cosine does not exist.
     """
     norm = 0.0
     for k in range(query.size):
         norm += query[k] * query[k]
-    scaled = scales.size != 0
     for i in range(valid.size):
         if not valid[i]:
             continue
         first = offsets[i]
-        scale = scales[i] if scaled else 1.0
         total = 0.0
         if code == EUCLIDEAN:
             for k in range(query.size):
-                difference = numbers[first + k] * scale - query[k]
+                difference = np.float64(numbers[first + k]) - query[k]
                 total += difference * difference
             out[i] = np.sqrt(total)
         elif code == DOT:
             for k in range(query.size):
-                total += numbers[first + k] * scale * query[k]
+                total += np.float64(numbers[first + k]) * query[k]
             out[i] = total
         else:
             own = 0.0
             for k in range(query.size):
-                value = numbers[first + k] * scale
+                value = np.float64(numbers[first + k])
                 total += value * query[k]
                 own += value * value
             if own == 0.0:

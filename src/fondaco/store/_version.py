@@ -24,8 +24,6 @@ import pyarrow as pa
 from fondaco.core.errors import CorruptFileError, SchemaError
 from fondaco.schema import Codec
 from fondaco.schema.columns import Columns, decode_addresses
-from fondaco.schema.program import Program, compile_program
-from fondaco.schema.resolution import resolve
 from fondaco.store import _kernels
 from fondaco.store._verified import read_stamps, stamp_of, write_stamps
 from fondaco.store.basefile import BaseFile, address_of
@@ -87,15 +85,6 @@ class OpenVersion:
         self.get: Callable[[Any], Row | None] = self._getter()
 
     @cached_property
-    def program(self) -> Program:
-        """What decodes batches into columns.
-
-        Raises:
-            SchemaError: a recursive schema, or one with a type that has no columns.
-        """
-        return compile_program(resolve(self.codec.writer, self.codec.schema))
-
-    @cached_property
     def _arrow_schema(self) -> pa.Schema | None:
         """Arrow types that columns were declared with; None if Arrow cannot hold the schema as a whole."""
         try:
@@ -121,7 +110,7 @@ class OpenVersion:
                 key = check(key)
             where, start, end = probe(key, table)
             if start > 0 <= where:
-                return row(memories[where][start:end])
+                return row(memories[where], start, end)
             return other(where, start, end)
 
         return get
@@ -134,7 +123,7 @@ class OpenVersion:
         def get(key: Any) -> Row | None:
             where, start, end = probe(encode(key), table)
             if start > 0 <= where:
-                return row(memories[where][start:end])
+                return row(memories[where], start, end)
             return other(where, start, end)
 
         return get
@@ -164,18 +153,18 @@ class OpenVersion:
                 rows.append(row(next(segments)))
             else:
                 base = bases[partition]
-                rows.append(row(memories[partition][start - base : end - base]))
+                rows.append(row(memories[partition], start - base, end - base))
         return rows
 
     def get_columns(self, keys: Any, fields: Sequence[str] | None) -> Columns:
         """Columns of the values of `keys`, decoded where they lie."""
         located = self.locate(keys)
-        return decode_addresses(self.program, located.starts, located.ends, fields, self._arrow_schema)
+        return decode_addresses(self.codec.program, located.starts, located.ends, fields, self._arrow_schema)
 
     def get_vectors(self, keys: Any, field: str) -> Columns:
         """One field in the layout it is decoded into, whatever Arrow type it was declared with."""
         located = self.locate(keys)
-        return decode_addresses(self.program, located.starts, located.ends, [field])
+        return decode_addresses(self.codec.program, located.starts, located.ends, [field])
 
     def get_packed(self, keys: Any) -> PackedValues:
         """The values' bytes, copied into one buffer."""

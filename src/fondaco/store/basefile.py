@@ -84,7 +84,8 @@ def address_of(array: npt.NDArray[np.generic]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def _bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
+def bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
     return memoryview(array).cast("B")  # type: ignore[arg-type]  # NumPy's stubs do not declare the buffer protocol
 
 
@@ -187,7 +188,7 @@ class BaseFileWriter:
             key = keys[key_offsets[row] : key_offsets[row + 1]]
             value = values[value_offsets[row] : value_offsets[row + 1]]
             flag = int(flags[row]) if len(flags) else 0
-            head = np.frombuffer(_varint(len(key)) + _varint(len(value) << 1 | flag), np.uint8)
+            head = np.frombuffer(varint(len(key)) + varint(len(value) << 1 | flag), np.uint8)
             for piece in (head, key, value):
                 self._write(descriptor, piece)
             position += 1
@@ -264,7 +265,7 @@ class BaseFileWriter:
     def _flush(self, descriptor: int) -> None:
         """Write the buffer (a multiple of 32 bytes) at the end of the heap, and add it to the checksum."""
         _kernels.xxh64_update(self._checksum, address_of(self._buffer), self._used)
-        self._write_at(self._heap_offset + self._heap_bytes, _bytes_of(self._buffer[: self._used]))
+        self._write_at(self._heap_offset + self._heap_bytes, bytes_of(self._buffer[: self._used]))
         self._heap_bytes += self._used
         self._used = 0
 
@@ -342,7 +343,7 @@ class BaseFileWriter:
         footer = _FOOTER.pack(FOOTER_MAGIC, _checksum(header), _checksum(dictionary), heap_checksum, index_checksum, records)
         footer = footer.ljust(FOOTER_BYTES - 8, b"\0")
         footer_checksum = _checksum(footer)
-        self._write_at(index_offset, _bytes_of(slots))
+        self._write_at(index_offset, bytes_of(slots))
         self._write_at(footer_offset, footer + _U64.pack(footer_checksum))
         with os_errors(self.path):
             os.ftruncate(descriptor, file_bytes)
@@ -369,7 +370,7 @@ class _RowNumbers:
         if self._file is None:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._starts.append((ordinal, first_row))
-        rest = _bytes_of(select.astype("<u4"))
+        rest = bytes_of(select.astype("<u4"))
         offset = 4 * ordinal
         while len(rest):
             written = os.pwrite(self._file, rest, offset)
@@ -389,7 +390,8 @@ class _RowNumbers:
             self._path.unlink(missing_ok=True)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """`value` in groups of 7 bits, lowest first."""
     out = bytearray()
     while value >= 128:
         out.append(value & 127 | 128)

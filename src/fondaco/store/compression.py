@@ -22,7 +22,7 @@ import zstandard
 
 from fondaco.core.errors import CorruptFileError, InputError
 from fondaco.store import _kernels
-from fondaco.store.basefile import RECORD_BYTES_MAX, address_of
+from fondaco.store.basefile import RECORD_BYTES_MAX, address_of, bytes_of
 from fondaco.store.manifest import CompressionReport
 
 U8Array = npt.NDArray[np.uint8]
@@ -97,10 +97,8 @@ class Compressor:
         return data, packed, compressed
 
     def _frames(self, values: U8Array, offsets: I64Array) -> zstandard.BufferWithSegmentsCollection:
-        data = np.ascontiguousarray(values[offsets[0] : offsets[-1]])
-        segments = np.stack([offsets[:-1] - offsets[0], np.diff(offsets)], axis=1).astype("<u8")
         # One thread: two were slower on shared cores, and a push has its own ways to use the other one
-        return self._context.multi_compress_to_buffer(zstandard.BufferWithSegments(data, segments), threads=1)
+        return self._context.multi_compress_to_buffer(_with_segments(values, offsets), threads=1)
 
 
 class Decompressor:
@@ -121,7 +119,7 @@ class Decompressor:
             CorruptFileError: section "heap": not a frame, none of this version, or one that claims more than VALUE_BYTES_MAX.
         """
         try:
-            size = zstandard.frame_content_size(frame)  # type: ignore[arg-type]
+            size = zstandard.frame_content_size(frame)
             if not 0 < size <= VALUE_BYTES_MAX:
                 raise self._refused(size)
             return self._context().decompress(frame)
@@ -146,12 +144,9 @@ class Decompressor:
         frames = np.empty(int((ends[which] - starts[which]).sum()), np.uint8)
         offsets = np.empty(count + 1, np.int64)
         _kernels.gather(starts[which], ends[which], address_of(frames), offsets)
-        segments = np.stack([offsets[:-1], np.diff(offsets)], axis=1).astype("<u8")
         try:
             values = self._context().multi_decompress_to_buffer(
-                zstandard.BufferWithSegments(frames, segments),  # type: ignore[arg-type]
-                decompressed_sizes=sizes.astype("<u8"),  # type: ignore[arg-type]
-                threads=0,
+                _with_segments(frames, offsets), decompressed_sizes=bytes_of(sizes), threads=0
             )
         except zstandard.ZstdError as exc:
             raise CorruptFileError(self._path, "heap", f"a compressed value cannot be read ({exc})") from exc
@@ -240,6 +235,11 @@ def _take(values: U8Array, offsets: I64Array, rows: I64Array, bytes_max: int) ->
 
 def _load(dictionary: bytes) -> zstandard.ZstdCompressionDict | None:
     return zstandard.ZstdCompressionDict(dictionary) if dictionary else None
+
+
+def _with_segments(data: U8Array, offsets: I64Array) -> zstandard.BufferWithSegments:
+    """Slices of `data` as zstd's batch calls take them, without a copy."""
+    return zstandard.BufferWithSegments(bytes_of(data), bytes_of(np.stack([offsets[:-1], np.diff(offsets)], axis=1)))
 
 
 def _segments(collection: zstandard.BufferWithSegmentsCollection, count: int, sizes: I64Array | None = None) -> tuple[I64Array, I64Array]:

@@ -40,14 +40,14 @@ def compute_scores(columns: Columns, operation: Operation, field: str, vector: n
     column = columns.arrow(field)
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     valid = np.asarray(columns.valid(field), np.bool_)
-    numbers, offsets, scales = _block(column, field)
+    numbers, offsets = _block(column, field)
     lengths = np.diff(offsets)
     wrong = np.flatnonzero(valid & (lengths != len(query)))
     if len(wrong):
-        where = "" if pa.types.is_fixed_size_list(column.type) or scales is not None else f" in row {wrong[0]}"
+        where = f" in row {wrong[0]}" if pa.types.is_list(column.type) else ""
         raise InputError(f"field {field!r} has {lengths[wrong[0]]} numbers{where}, the vector has {len(query)}")
     out, undefined = np.zeros(len(valid)), np.zeros(len(valid), np.bool_)
-    scores_of(numbers, offsets, scales if scales is not None else np.ones(0), valid, query, code, out, undefined)
+    scores_of(numbers, offsets, valid, query, code, out, undefined)
     return np.ma.MaskedArray(out, mask=~valid | undefined)
 
 
@@ -58,29 +58,29 @@ def _query(vector: npt.ArrayLike, field: str) -> npt.NDArray[np.float64]:
     return np.ascontiguousarray(query, np.float64)
 
 
-def _block(column: pa.Array, field: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.float64] | None]:
-    """(numbers, offsets int64 [rows + 1], scale of each row or None) of a column of vectors."""
+def _block(column: pa.Array, field: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """(numbers, offsets int64 [rows + 1]) of a column of vectors."""
     kind, scales = column.type, None
     if pa.types.is_struct(kind) and {member.name for member in kind} == {"scale", "values"}:  # int8: value = int8 * scale
-        scales = _numbers(column.field("scale"))[: len(column)].astype(np.float64)
-        column = column.field("values")
+        scales, column = _numbers(column.field("scale")), column.field("values")
         kind = column.type
     if pa.types.is_fixed_size_list(kind):
-        width = kind.list_size
-        offsets = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * width
-        values = column.values
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        offsets, values = np.asarray(column.offsets, np.int64), column.values
+        offsets = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * kind.list_size
+    elif pa.types.is_list(kind):
+        offsets = np.asarray(column.offsets, np.int64)
     else:
         raise _no_vector(field, kind)
+    values = column.values
     if values.null_count or not (pa.types.is_floating(values.type) or values.type in (pa.uint16(), pa.int8())):
         raise _no_vector(field, kind)
     numbers = _numbers(values)
     if values.type == pa.uint16():  # bfloat16: the upper half of a float32
         numbers = (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif scales is not None:  # rounded to float32, as a fetched row's is
+        numbers = numbers.astype(np.float32) * np.repeat(scales, kind.list_size)
     elif numbers.dtype == np.float16:
         numbers = numbers.astype(np.float32)
-    return np.ascontiguousarray(numbers), offsets, scales
+    return np.ascontiguousarray(numbers), offsets
 
 
 def _numbers(values: pa.Array) -> npt.NDArray[Any]:

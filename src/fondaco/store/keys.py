@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from fondaco.core.errors import DataError, KeyTypeError, SchemaError
 from fondaco.store import _kernels
-from fondaco.store.basefile import address_of
+from fondaco.store.basefile import address_of, varint
 
 if TYPE_CHECKING:
     from fondaco.schema.types import Type
@@ -79,7 +79,9 @@ class KeyCodec:
 
     def to_json(self) -> str:
         """The form that the manifest keeps: `KeyCodec(codec.to_json())` is an equal codec."""
-        declared = _full_form(self.schema)
+        from fondaco.schema.canonical import to_json
+
+        declared = to_json(self.schema)
         return json.dumps(declared if self.kind == "record" else {"name": self.name, "type": declared})
 
     def __eq__(self, other: object) -> bool:
@@ -119,7 +121,7 @@ class KeyCodec:
 
     def _encode_integer(self, key: Any) -> bytes:
         value = self.integer(key)
-        return _varint(value << 1 ^ value >> 63)
+        return varint(value << 1 ^ value >> 63)
 
     def _encode_string(self, key: Any) -> bytes:
         if not isinstance(key, str):
@@ -128,18 +130,19 @@ class KeyCodec:
             data = key.encode()
         except UnicodeEncodeError as exc:
             raise self._wrong(key) from exc
-        return _varint(len(data) << 1) + data
+        return varint(len(data) << 1) + data
 
     def _encode_bytes(self, key: Any) -> bytes:
         if not isinstance(key, (bytes, bytearray, memoryview)):
             raise self._wrong(key)
         data = bytes(key)
-        return _varint(len(data) << 1) + data
+        return varint(len(data) << 1) + data
 
     def _encode_row(self, key: Any) -> bytes:
         assert self._codec is not None
         try:
-            return self._codec.encode(self._as_mapping(key))
+            encoded: bytes = self._codec.encode(self._as_mapping(key))
+            return encoded
         except DataError as exc:
             if isinstance(exc, KeyTypeError):
                 raise
@@ -347,7 +350,7 @@ def _from_arrow(spec: pa.Field | pa.Schema) -> tuple[str | None, Type]:
         fields = [member.with_nullable(False) for member in spec]
         return None, from_arrow(pa.schema(fields))
     record = from_arrow(pa.schema([spec.with_nullable(False)]))
-    return spec.name, record.fields[0].type  # type: ignore[union-attr]
+    return spec.name, record.fields[0].type
 
 
 def _kind(schema: Type) -> KeyKind:
@@ -360,7 +363,7 @@ def _kind(schema: Type) -> KeyKind:
     if isinstance(schema, Union) or (isinstance(schema, Primitive) and schema.kind == "null"):
         raise SchemaError("$", "a key is never null; name the one type that it has")
     if isinstance(schema, Primitive) and schema.logical is None and schema.kind in _SIMPLE:
-        return schema.kind  # type: ignore[return-value]
+        return schema.kind
     return "other"
 
 
@@ -370,17 +373,6 @@ def _row_codec(schema: Type, name: str) -> Any:
     from fondaco.schema.types import Field, Record
 
     return Codec(schema if isinstance(schema, Record) else Record("Key", (Field(name, schema),)))
-
-
-def _full_form(schema: Type) -> Any:
-    from fondaco.schema.types import Primitive
-
-    if isinstance(schema, Primitive) and schema.kind in _SIMPLE and schema.logical is None and not schema.properties:
-        return schema.kind
-    from fondaco.schema.canonical import full_form
-
-    declared = full_form(schema)
-    return json.loads(declared) if isinstance(declared, str) else declared
 
 
 def _expected(kind: KeyKind, schema: Type) -> str:
@@ -419,22 +411,12 @@ def _encode_blobs(array: pa.Array) -> EncodedKeys:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    flexible = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return bool(flexible or pa.types.is_fixed_size_binary(kind))
 
 
 def _read_varint(data: bytes) -> tuple[int, int]:

@@ -27,7 +27,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import CorruptFileError, FondacoError, InputError, NoCurrentVersionError, StateError, StoreNotFoundError, VersionNotFoundError
+from fondaco.core.errors import (
+    CorruptFileError,
+    FondacoError,
+    InputError,
+    NoCurrentVersionError,
+    StateError,
+    StoreNotFoundError,
+    VersionNotFoundError,
+)
 from fondaco.schema.columns import Columns
 from fondaco.store._version import OpenVersion, PackedValues
 from fondaco.store.compute import Operation, compute_scores
@@ -64,7 +72,7 @@ class StoreReader(Protocol):
         ...
 
     def compute(self, keys: Any, operation: Operation, *, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
-        """"dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none."""
+        """ "dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none."""
         ...
 
     def at(self, version: int) -> StoreReader:
@@ -112,9 +120,7 @@ class EmbeddedReader:
             self._cell = _map_cell(self._layout, store)
             self._adopt(first=True)
         else:
-            if isinstance(version, bool) or not isinstance(version, (int, np.integer)):
-                raise InputError(f"a version is a whole number, not {version!r}")
-            version = int(version)
+            self._pinned = version = _version_number(version)
             self._current = self._open_pinned(version)
             self._cell = memoryview(version.to_bytes(CELL_BYTES, "little")).cast("q")
             self._seen = version
@@ -208,7 +214,8 @@ class EmbeddedReader:
         """
         if self._seen == _CLOSED:
             raise self._nothing()
-        return EmbeddedReader(self._layout.directory, self._store, schema=self._schema, version=version, _opened=self._opened)
+        number = _version_number(version)
+        return EmbeddedReader(self._layout.directory, self._store, schema=self._schema, version=number, _opened=self._opened)
 
     def close(self) -> None:
         """Let go of the files; later calls raise StateError. Rows, columns and calls in flight keep what they need."""
@@ -276,7 +283,8 @@ class EmbeddedReader:
     def _note_failure(self, number: int, failure: Exception) -> None:
         assert self._current is not None
         if self._failed is None or self._failed[0] != number:
-            _LOGGER.warning("store %r: version %d cannot be opened, reads go on with version %d: %s", self._store, number, self._current.number, failure)
+            kept = self._current.number
+            _LOGGER.warning("store %r: v%d cannot be opened, reads go on with v%d: %s", self._store, number, kept, failure)
         self._failed = (number, time.monotonic() + RETRY_SECONDS)
         self.adoption_error = failure
 
@@ -297,6 +305,12 @@ class EmbeddedReader:
             if not available and not self._layout.current_cell.exists():
                 raise StoreNotFoundError(self._store, where=str(self._layout.directory)) from None
             raise VersionNotFoundError(self._store, number, available) from None
+
+
+def _version_number(version: object) -> int:
+    if isinstance(version, bool) or not isinstance(version, (int, np.integer)):
+        raise InputError(f"a version is a whole number, not {version!r}")
+    return int(version)
 
 
 def _map_cell(layout: StoreLayout, store: str) -> memoryview:
