@@ -84,9 +84,9 @@ def to_base(kind: Primitive | Fixed) -> Callable[[Any], Any] | None:
         case Date():
             return _date_to_days
         case Time(unit):
-            return _time_writer(unit)
+            return _whole_seconds(kind, _time_writer(unit))
         case Timestamp(unit, local):
-            return _timestamp_writer(unit, local)
+            return _whole_seconds(kind, _timestamp_writer(unit, local))
         case Duration():
             return _duration_to_bytes
         case Vector() as vector:
@@ -244,6 +244,20 @@ def _timestamp_writer(unit: TimeUnit, local: bool) -> Callable[[Any], int]:
         return _plain_int(value, 64, f"a datetime {'without' if local else 'with'} a time zone")
 
     return timestamp_to_units
+
+
+def _whole_seconds(kind: Primitive | Fixed, write: Callable[[Any], int]) -> Callable[[Any], int]:
+    """`write`, for columns whose Arrow type counts seconds, where Avro counts milliseconds."""
+    if not str(kind.properties.get("arrow")).startswith(("time32[s", "timestamp[s")):
+        return write
+
+    def write_seconds(value: Any) -> int:
+        units = write(value)
+        if units % 1_000:
+            raise ValueError("a time in whole seconds")
+        return units
+
+    return write_seconds
 
 
 def _exact_units(value: np.datetime64, unit: str, expected: str) -> int:

@@ -436,6 +436,20 @@ def branch_name(kind: Type) -> str:
     return kind.fullname
 
 
+def named_types(root: Type) -> dict[str, Named]:
+    """Every named type that `root` reaches, by full name."""
+    found: dict[str, Named] = {}
+    stack = [root]
+    while stack:
+        kind = stack.pop()
+        if isinstance(kind, Fixed | Enum | Record):
+            if kind.fullname in found:
+                continue
+            found[kind.fullname] = kind
+        stack.extend(_children(kind))
+    return found
+
+
 def _children(kind: Type) -> list[Type]:
     match kind:
         case Array():

@@ -153,16 +153,19 @@ def resolve(writer: Type, reader: Type | None = None, *, match_names: bool = Tru
     Raises:
         SchemaResolutionError: no row of the writer, or none of a field that every row has, can be read so; `path` names the place.
     """
-    return _Resolver(match_names).step(writer, reader if reader is not None else writer, "$")
+    return Resolver(match_names).step(writer, reader if reader is not None else writer, "$")
 
 
-class _Resolver:
-    def __init__(self, match_names: bool) -> None:
+class Resolver:
+    """`resolve` for several pairs of types that share their records' steps."""
+
+    def __init__(self, match_names: bool = True) -> None:
         self._match_names = match_names
         self._records: dict[tuple[int, int], ReadRecord] = {}  # in the order in which they were met
         self._failures: dict[tuple[int, int], SchemaResolutionError] = {}  # without which unions in unions would be tried 2**depth times
 
-    def step(self, writer: Type, reader: Type, path: str) -> Step:
+    def step(self, writer: Type, reader: Type, path: str = "$") -> Step:
+        """The plan for reading `writer` as `reader`; `path` is the place that an error names."""
         if isinstance(writer, Union):
             return self._from_union(writer, reader, path)
         if isinstance(reader, Union):
