@@ -31,7 +31,9 @@ def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None
                 words = [sys.executable, "-c", "from fondaco.cli import main; main()", *shlex.split(command)[1:]]
                 script.append(f"subprocess.run({words!r}, check=True)")
     environment = {name: value for name, value in os.environ.items() if name != "FONDACO_DIR"}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+    )
     assert done.returncode == 0, f"{page.name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 

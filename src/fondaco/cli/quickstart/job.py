@@ -1,0 +1,183 @@
+"""The main job, step by step: from raw flights to an online prediction. Every step says what it does while it does it.
+
+Whatever interrupts it, the directory stays a platform that opens: a training set is only computed, and a push that ends early is taken back.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import fondaco
+from fondaco.cli.quickstart.data import Flights, read_flights
+from fondaco.cli.quickstart.definitions import Airport, Carrier, Definitions, Plane, Route, define_features
+from fondaco.cli.quickstart.model import SCHEDULE, SEED, LateModel, score_groups, split
+from fondaco.cli.quickstart.report import Prediction, PushFigures, ReadFigures, Report
+from fondaco.core.clock import from_us, to_us
+
+if TYPE_CHECKING:
+    from fondaco.platform import Platform
+    from fondaco.store import StoreReader
+
+Say = Callable[[str], None]
+
+LABEL_COLUMNS = ["tailnum", "carrier", "flight", "origin", "dest", "scheduled_at", "dep_delay", *SCHEDULE]
+PREDICTED_AFTER = datetime.fromisoformat("2013-12-30T22:00:00+00:00")  # the worked prediction: the first UA flight from here on
+GETS = 20_000
+BATCHES = 200
+BATCH_KEYS = 1000
+
+
+def run(directory: Path, say: Say) -> Report:
+    """Run the whole job in `directory`.
+
+    Raises:
+        MissingExtraError: the data or scikit-learn is not installed. Otherwise what `fondaco.open` and `push` raise.
+    """
+    begun = time.perf_counter()
+    with fondaco.open(directory) as platform:
+        say("reading the flights of 2013")
+        data = read_flights()
+        definitions = define_features(data)
+        labels = data.flights.select(LABEL_COLUMNS)
+        report = Report(
+            str(directory),
+            flights=labels.num_rows,
+            cancelled=int(pc.sum(data.flights["cancelled"]).as_py()),
+            features=len(definitions.feature_set) + len(SCHEDULE),
+        )
+        table = _training_set(platform, definitions, labels, report, say)
+        model = _train(table, definitions, report, say)
+        flight = _flight_to_predict(labels)
+        _publish(platform, definitions, flight["scheduled_at"], report, say)
+        _measure_reads(platform, report, data, say)
+        say("reading one flight's features and predicting")
+        report.prediction = _predict(platform, definitions, model, table, flight)
+    report.seconds = time.perf_counter() - begun
+    return report
+
+
+def _training_set(platform: Platform, definitions: Definitions, labels: pa.Table, report: Report, say: Say) -> pa.Table:
+    say(f"computing a point-in-time-correct training set: {labels.num_rows:,} flights x {len(definitions.feature_set)} features")
+    begun = time.perf_counter()
+    table = platform.training_set(definitions.feature_set, labels=labels, at="scheduled_at").to_arrow()
+    report.training_set_seconds = time.perf_counter() - begun
+    report.labels = table.num_rows
+    return table
+
+
+def _train(table: pa.Table, definitions: Definitions, report: Report, say: Say) -> LateModel:
+    groups = {"schedule": SCHEDULE} | definitions.groups
+    data = split(table, [name for columns in groups.values() for name in columns])
+    report.train_rows, report.test_rows = len(data.train_y), len(data.test_y)
+    report.late_share = float(data.test_y.mean())
+    say(f"training on January to September ({report.train_rows:,} rows), testing on October to December ({report.test_rows:,})")
+    model = LateModel(data, data.columns)
+    report.auc_all = model.auc(data)
+    say(f"all features: AUC {report.auc_all:.3f}; now each group alone, and all without it")
+    for score in score_groups(data, groups):
+        say(f"  {score.group}: alone {score.auc_alone:.3f}, all but it {score.auc_without:.3f}")
+        report.groups.append(score)
+    return model
+
+
+def _flight_to_predict(labels: pa.Table) -> dict[str, Any]:
+    wanted = pc.and_(
+        pc.greater_equal(labels["scheduled_at"], pa.scalar(PREDICTED_AFTER, labels["scheduled_at"].type)),
+        pc.and_(pc.equal(labels["carrier"], "UA"), pc.is_valid(labels["dep_delay"])),
+    )
+    rows = (
+        labels.append_column("row", pa.array(range(labels.num_rows)))
+        .filter(wanted)
+        .sort_by([("scheduled_at", "ascending"), ("row", "ascending")])
+    )
+    found: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
+    return found
+
+
+def _publish(platform: Platform, definitions: Definitions, as_of: datetime, report: Report, say: Say) -> None:
+    say(f"publishing the features as of {as_of:%d %B %Y, %H:%M} UTC into stores")
+    existing = set(platform.stores())
+    before = {name: platform.store(name).current for name in existing}
+    for push in platform.publish(definitions.feature_set, as_of=as_of):
+        say(f"  {push}")
+        rate = push.records / push.seconds if push.seconds else 0.0
+        report.pushes.append(
+            PushFigures(push.store, push.version, before.get(push.store), push.records, push.bytes, push.compression, push.seconds, rate)
+        )
+
+
+def _measure_reads(platform: Platform, report: Report, data: Flights, say: Say) -> None:
+    say(f"measuring reads: {GETS:,} single gets and {BATCHES} batches of {BATCH_KEYS:,} keys from each store")
+    columns: dict[str, tuple[str, ...]] = {
+        "Plane": ("tailnum",),
+        "Carrier": ("carrier",),
+        "Route": ("origin", "dest"),
+        "Airport": ("origin",),
+    }
+    for push in report.pushes:
+        fields = columns[push.store.rpartition(".")[2]]
+        known = data.flights.select(list(fields)).drop_null().group_by(list(fields)).aggregate([])
+        keys = [next(iter(row.values())) if len(fields) == 1 else tuple(row.values()) for row in known.to_pylist()]
+        with platform.store(push.store).reader() as reader:
+            report.reads.append(_time_reads(push.store, reader, keys))
+
+
+def _time_reads(store: str, reader: StoreReader, keys: list[Any]) -> ReadFigures:
+    rng = np.random.default_rng(SEED)
+    singles = [keys[index] for index in rng.integers(0, len(keys), GETS)]
+    batches = [[keys[index] for index in rng.integers(0, len(keys), BATCH_KEYS)] for _ in range(BATCHES)]
+    single = _time_each(reader.get, singles)
+    batch = _time_each(reader.get_columns, batches)
+    return ReadFigures(store, *np.percentile(single, [50, 99]).tolist(), BATCH_KEYS, *np.percentile(batch, [50, 99]).tolist())
+
+
+def _time_each(call: Callable[[Any], object], arguments: list[Any]) -> npt.NDArray[np.float64]:
+    """Microseconds of each call, after a tenth of them as warm-up; the garbage collector waits meanwhile."""
+    for argument in arguments[: len(arguments) // 10]:
+        call(argument)
+    taken = np.empty(len(arguments))
+    clock = time.perf_counter_ns
+    gc.disable()
+    try:
+        for position, argument in enumerate(arguments):
+            begun = clock()
+            call(argument)
+            taken[position] = clock() - begun
+    finally:
+        gc.enable()
+    return taken / 1000
+
+
+def _predict(platform: Platform, definitions: Definitions, model: LateModel, table: pa.Table, flight: dict[str, Any]) -> Prediction:
+    keys = (Plane(flight["tailnum"]), Carrier(flight["carrier"]), Route(flight["origin"], flight["dest"]), Airport(flight["origin"]))
+    online = platform.get(definitions.feature_set, *keys, at=flight["scheduled_at"])
+    row = table.slice(flight["row"], 1).to_pylist()[0]
+    values = {name: flight[name] if name in SCHEDULE else online[name] for name in model.columns}
+    equal = sum(_equal(value, row[name]) for name, value in values.items())
+    vector = np.array([[math.nan if value is None else float(value) for value in values.values()]])
+    delay = flight["dep_delay"]
+    return Prediction(
+        flight=f"{flight['carrier']} {flight['flight']} {flight['origin']} to {flight['dest']}, plane {flight['tailnum']}",
+        scheduled_at=f"{from_us(to_us(flight['scheduled_at'])):%d %B %Y, %H:%M} UTC",
+        values={name: None if value is None else float(value) for name, value in values.items()},
+        equal_to_training=equal,
+        probability_late=float(model.probability(vector)[0]),
+        happened=f"it left {abs(delay):.0f} minutes {'late' if delay > 0 else 'early'}" if delay else "it left on time",
+    )
+
+
+def _equal(online: float | None, offline: float | None) -> bool:
+    if online is None or offline is None:
+        return online is offline
+    return math.isclose(online, offline, rel_tol=1e-9, abs_tol=1e-9)
