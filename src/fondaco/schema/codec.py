@@ -135,9 +135,9 @@ class Codec:
         Raises:
             ColumnNotFoundError: a field without default has no column. RowError: the first value that does not fit: row, field, value.
         """
-        from fondaco.schema.columns import encode_columns
+        from fondaco.schema._encode import encode_batch
 
-        return encode_columns(self._parts.writer, table, first_row)
+        return encode_batch(self._parts.writer, table, first_row)
 
     def decode_columns(self, data: Any, offsets: Any = None, fields: Sequence[str] | None = None) -> Columns:
         """Decode rows into columns.
@@ -150,9 +150,11 @@ class Codec:
         """
         from fondaco.schema.columns import decode_batch, decode_list
 
+        parts = self._parts
+        declared = parts.arrow_schema if isinstance(parts.reader, Record) else None
         if offsets is None:
-            return decode_list(self._parts.program, data, fields, self._parts.arrow_schema)
-        return decode_batch(self._parts.program, data, offsets, fields, self._parts.arrow_schema)
+            return decode_list(parts.program, data, fields, declared)
+        return decode_batch(parts.program, data, offsets, fields, declared)
 
     # -- identity ---------------------------------------------------------------------------------------------------------------
 
