@@ -66,6 +66,11 @@ class Node:
     children: tuple[Node, ...] = ()
     null_branch: int = 0  # of a UNION: where a null goes
 
+    @property
+    def nullable(self) -> bool:
+        """Whether the schema allows a null here."""
+        return self.validity is not None or self.layout in (Layout.NULL, Layout.UNION)
+
 
 @dataclass(slots=True)
 class NodeBuilder:

@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 
 from fondaco.core.errors import DataError
-from fondaco.schema._arrow_buffers import Bools, arrow_array, valid_entries
+from fondaco.schema._arrow_buffers import Bools, offsets_of, text_array, valid_entries
 from fondaco.schema._nodes import Layout, Node, value_bytes
 from fondaco.schema._run import Decoded
 from fondaco.schema.defaults import float_array_dtype
@@ -53,7 +53,8 @@ def vectors(node: Node, decoded: Decoded) -> np.ndarray[Any, Any]:
     count = decoded.counts[node.scope]
     if kind.dtype == "int8":
         scales, steps = _int8_parts(node, decoded, kind, count)
-        return steps.astype(np.float32) * scales[:, None]
+        dequantized: np.ndarray[Any, Any] = steps.astype(np.float32) * scales[:, None]
+        return dequantized
     data = decoded.buffer(node.buffers[0])[: count * kind.size]
     rows: np.ndarray[Any, Any] = data.view(vector_dtype(kind.dtype)).reshape(count, kind.dim)
     return rows
@@ -130,13 +131,8 @@ def _vector_int8(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]
 
 
 def _text(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
-    values: list[Any] = arrow_array(node, decoded, None).to_numpy(zero_copy_only=False).tolist()
+    values: list[Any] = text_array(node, decoded).to_numpy(zero_copy_only=False).tolist()
     return values
-
-
-def _ranges(node: Node, decoded: Decoded) -> list[int]:
-    offsets: list[int] = decoded.buffer(node.buffers[0])[: 4 * (decoded.counts[node.scope] + 1)].view("<i4").tolist()
-    return offsets
 
 
 def _list(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
@@ -144,13 +140,13 @@ def _list(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
     assert isinstance(node.type, Array)
     # Floats stay one block, of which each value is a view.
     items = numbers(child, decoded) if float_array_dtype(node.type) else objects(child, decoded, valid_entries(child, decoded))
-    offsets = _ranges(node, decoded)
+    offsets: list[int] = offsets_of(node, decoded).tolist()
     return [items[first:end] for first, end in pairwise(offsets)]
 
 
 def _map(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
     keys, values = _children(node, decoded)
-    offsets = _ranges(node, decoded)
+    offsets: list[int] = offsets_of(node, decoded).tolist()
     return [dict(zip(keys[first:end], values[first:end], strict=True)) for first, end in pairwise(offsets)]
 
 

@@ -100,3 +100,46 @@ REFUSED: Final = 27
 EMPTY_ITEMS: Final = 28
 
 PREFETCH_ROWS: Final = 6  # how far ahead of the interpreter the next rows' first bytes are asked for
+
+# -- encoding: Arrow buffers -> bytes -----------------------------------------------------------------------------------------------
+#
+# Registers: `target` = where the next byte goes, `index` = entry of the arrays at hand, `pc`, and a stack of frames of FRAME words.
+# Operands are addresses of Arrow buffers, moved so that entry 0 is the first of the batch; offsets are int64 and begin at 0. There is no
+# check of room: the binder (`_bind`) adds up what every value takes at most.
+
+PUT_INT32: Final = 0  #               values                                an int or a long of 32 bits
+PUT_INT64: Final = 1  #               values
+PUT_WITHIN: Final = 2  #              values, value bytes, low, high        the same of 4 or 8 bytes, checked
+PUT_FIXED: Final = 3  #               values, size                          copy
+PUT_BOOLEAN: Final = 4  #             bits, bit
+PUT_TEXT: Final = 5  #                offsets, data                         check, then length and bytes
+PUT_BYTES: Final = 6  #               offsets, data
+PUT_EXACT: Final = 7  #               offsets, data, size                   bytes that must be so many, without a length
+PUT_SIZED: Final = 8  #               values, size                          a length, then bytes of constant number
+PUT_ENUM: Final = 9  #                indices                               int32; -1: no such symbol
+PUT_DECIMAL: Final = 10  #            values, width, table                  to the shortest big-endian form, with a length; table: bounds
+PUT_DECIMAL_FIXED: Final = 11  #      values, width, table, size
+PUT_UUID: Final = 12  #               values                                16 bytes to 36 characters, with a length
+PUT_UUID_TEXT: Final = 13  #          offsets, data, as bytes               36 characters, checked, in lower case; or their 16 bytes
+PUT_DURATION: Final = 14  #           values                                months, days, nanoseconds
+PUT_VECTOR: Final = 15  #             values, starts or 0, size, item bytes    copy; the items of an entry begin at starts[entry]
+PUT_QUANTIZED: Final = 16  #          values, starts or 0, dim              float32 to a scale and int8
+PUT_SCALED: Final = 17  #             scales, values, dim                   int8 with their scale
+PUT_CONSTANT: Final = 18  #           address, bytes                        a default, a branch index
+PUT_OPTIONAL: Final = 19  #           bits, bit, null branch, branch, pc    the branch index; after a null: jump
+REQUIRE: Final = 20  #                bits, bit                             an error where null
+REQUIRE_NULL: Final = 21  #           bits, bit                             an error where not null; bits 0: everywhere
+REFUSE_MARKED: Final = 22  #          marks                                 an error where the byte is not 0
+PUT_LIST: Final = 23  #               offsets, pc                           the number of items; none: jump
+PUT_ARRAY: Final = 24  #              offsets, data, item bytes             whole arrays of items of constant size
+PUT_NEXT: Final = 25  #               pc of the body                        end of an item
+CHOOSE: Final = 26  #               types, places, table                  the value at places[entry] of a branch: jump to table[type]
+CHOOSE_END: Final = 27
+PUT_JUMP: Final = 28  #               pc
+PUT_END: Final = 29  #                                                      the row is complete
+
+FRAME: Final = 3  # words: entry outside, end, first entry
+
+# what a value can be refused for
+BAD_NULL: Final = 40
+BAD_VALUE: Final = 41  # out of range, unknown symbol, not UTF-8, wrong length: the binder knows what was expected

@@ -1,4 +1,4 @@
-"""Columns: what a batch of rows decodes into, and the functions that decode one.
+"""Columns: what a batch of rows decodes into, and the functions that decode and encode batches.
 
 The bytes are read once, by one kernel call, into buffers of Arrow's shape. NumPy arrays, Arrow arrays and Python objects are made from
 those when a column is asked for, and kept. A null, or a row that a store does not have, is masked or null: never a silent zero.
@@ -9,6 +9,7 @@ which is harmless. Its arrays are views of shared memory: a kept column keeps th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,15 +17,20 @@ import numpy as np
 import pyarrow as pa
 
 from fondaco.core.errors import DataError, FieldNotFoundError
-from fondaco.schema._arrow_buffers import Bools, arrow_array, valid_entries
+from fondaco.schema._arrow_buffers import UNITS, Bools, arrow_array, fixed_places, offsets_of, valid_entries
+from fondaco.schema._encode import encode_array, encode_columns
 from fondaco.schema._nodes import Layout, Node
 from fondaco.schema._objects import numbers, objects, vectors
 from fondaco.schema._run import Bytes, Decoded, Words, run
+from fondaco.schema.arrow import arrow_type
 from fondaco.schema.program import CompiledCode, Program
-from fondaco.schema.types import Date, Fixed, Primitive, Time, Timestamp, Vector
+from fondaco.schema.types import Array, Date, Fixed, Primitive, Time, Timestamp, Vector
+
+__all__ = ["Column", "Columns", "decode_addresses", "decode_batch", "decode_list", "encode_array", "encode_columns"]
 
 Column: TypeAlias = "np.ndarray[Any, Any]"
-_NUMPY_UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
+_FIXED_LIST = re.compile(r"fixed_size_list\[(\d+)\]")
+_DURATION = re.compile(r"duration\[(\w+)\]")
 
 
 class Columns(Mapping[str, Column]):
@@ -34,7 +40,8 @@ class Columns(Mapping[str, Column]):
     |---|---|
     | boolean, int, long, float, double | bool, int32, int64, float32, float64, shape [rows] |
     | date, timestamp | datetime64[D], datetime64[ms, us or ns], shape [rows]; UTC, or local time as declared |
-    | time of day | timedelta64[ms or us] since midnight, shape [rows] |
+    | time of day, Arrow's duration | timedelta64[ms or us] since midnight; timedelta64, shape [rows] |
+    | list declared as Arrow's fixed_size_list of numbers | as its numbers, shape [rows, size] |
     | vector | float32, float16 or bfloat16, shape [rows, dim]; int8 is dequantised to float32 |
     | all others | object, shape [rows]: the values that `Codec.decode` gives |
 
@@ -97,23 +104,22 @@ class Columns(Mapping[str, Column]):
     def arrow(self, name: str) -> pa.Array:
         """Field `name` as an Arrow array with nulls, of the type that the schema was declared with or maps to."""
         node = self._node(name)
-        array = arrow_array(node, self._decoded, self._valid(node))
-        if self._arrow_schema is None:
-            return array
-        wanted = self._arrow_schema.field(name).type
-        return array if array.type == wanted else array.cast(wanted)
+        return arrow_array(node, self._decoded, self._valid(node), arrow_type(node.type))
 
     def to_arrow(self) -> pa.RecordBatch:
         """All columns. A field that is not nullable in the schema becomes nullable where rows are missing."""
         arrays = [self.arrow(name) for name in self]
-        fields = []
-        for name, array in zip(self, arrays, strict=True):
-            declared = None if self._arrow_schema is None else self._arrow_schema.field(name)
-            nullable = array.null_count > 0 or (declared.nullable if declared is not None else self._nodes[name].validity is not None)
-            fields.append(pa.field(name, array.type, nullable, None if declared is None else declared.metadata))
+        fields = [
+            pa.field(name, array.type, self._nodes[name].nullable or array.null_count > 0) for name, array in zip(self, arrays, strict=True)
+        ]
+        metadata = None
+        if self._arrow_schema is not None:
+            declared = [self._arrow_schema.field(name) for name in self]
+            fields = [field.with_metadata(origin.metadata) for field, origin in zip(fields, declared, strict=True)]
+            metadata = self._arrow_schema.metadata
         if not fields:
             return pa.RecordBatch.from_struct_array(pa.array([{}] * self.row_count, pa.struct([])))
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata))
 
     def __repr__(self) -> str:
         missing = f", {self.row_count - int(np.count_nonzero(self._found))} missing" if self._missing else ""
@@ -144,7 +150,7 @@ def decode_addresses(
         starts, ends: int64, shape [rows]: absolute addresses of each row's first byte and of the byte after its last. A start of 0 is a
             missing row: not found, null in every column. The caller keeps the memory alive and mapped during the call.
         fields: what to decode (None: all); the others are passed over.
-        arrow_schema: declared Arrow types of the fields, for `Columns.arrow`.
+        arrow_schema: of the reader's schema (`arrow.to_arrow`); its metadata is passed on by `Columns.to_arrow`.
     Raises:
         DecodeError: bytes that are not a row; names row, byte and field. FieldNotFoundError: no such field.
         DataError: one column of the batch would hold more than 2 GiB of text or 2**31 items.
@@ -196,15 +202,15 @@ def decode_list(
 
 def _numpy(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
     kind = node.type
+    values = None
     if isinstance(kind, Fixed) and isinstance(kind.logical, Vector):
         values = vectors(node, decoded)
-    elif (
-        node.layout is Layout.VALUES
-        and isinstance(kind, Primitive)
-        and (kind.logical is None or isinstance(kind.logical, Date | Time | Timestamp))
-    ):
+    elif _is_number(node):
+        assert isinstance(kind, Primitive)
         values = _times(kind, numbers(node, decoded))
-    else:
+    elif isinstance(kind, Array):
+        values = _fixed_lists(kind, node, decoded, valid)
+    if values is None:
         return _object_array(node, decoded, valid)
     if valid is None:
         return values
@@ -212,15 +218,36 @@ def _numpy(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
     return np.ma.MaskedArray(values, mask)
 
 
+def _is_number(node: Node) -> bool:
+    kind = node.type
+    plain = isinstance(kind, Primitive) and (kind.logical is None or isinstance(kind.logical, Date | Time | Timestamp))
+    return plain and node.layout is Layout.VALUES
+
+
 def _times(kind: Primitive, stored: Column) -> Column:
     match kind.logical:
         case Date():
             return stored.astype("<M8[D]")
         case Time(unit):
-            return stored.astype(f"<m8[{_NUMPY_UNITS[unit]}]")
+            return stored.astype(f"<m8[{UNITS[unit]}]")
         case Timestamp(unit):
-            return stored.view(f"<M8[{_NUMPY_UNITS[unit]}]")
-    return stored
+            return stored.view(f"<M8[{UNITS[unit]}]")
+    duration = _DURATION.fullmatch(str(kind.properties.get("arrow"))) if kind.kind == "long" else None
+    return stored.view(f"<m8[{duration[1]}]") if duration else stored
+
+
+def _fixed_lists(kind: Array, node: Node, decoded: Decoded, valid: Bools | None) -> Column | None:
+    """An array declared as a fixed-size list of numbers, shape [rows, size]; None for any other."""
+    size = _FIXED_LIST.fullmatch(str(kind.properties.get("arrow")))
+    (child,) = node.children
+    if size is None or not _is_number(child) or valid_entries(child, decoded) is not None:
+        return None
+    assert isinstance(child.type, Primitive)
+    items = _times(child.type, numbers(child, decoded))
+    offsets = offsets_of(node, decoded)
+    places = fixed_places(node, offsets, valid, int(size[1]))
+    rows: Column = items[places] if len(places) else np.zeros((len(offsets) - 1) * int(size[1]), items.dtype)
+    return rows.reshape(len(offsets) - 1, int(size[1]))
 
 
 def _object_array(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
