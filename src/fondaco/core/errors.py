@@ -12,7 +12,8 @@
     │   │   ├── RowError              one value of one row: row, field path, value, expectation
     │   │   ├── KeyTypeError          a key that the store's key schema cannot hold
     │   │   ├── DuplicateKeyError     two different values for one key in one push
-    │   │   └── DecodeError           bytes that are not a row of the schema: byte position and reason
+    │   │   ├── DecodeError           bytes that are not a row of the schema: byte position and reason
+    │   │   └── AvroFileError         a file that is not an Avro container file, or a damaged one: byte position and reason
     │   ├── DefinitionError           a feature definition that cannot work; found before anything runs
     │   │   └── NaiveTimestampError   times without a zone, where the source does not say tz=
     │   └── MissingExtraError         an optional dependency is not installed; names the extra
@@ -210,6 +211,17 @@ class DecodeError(DataError):
         row = f"row {self.row}, " if self.row is not None else ""
         field = f" (field {self.field!r})" if self.field else ""
         return f"{row}byte {self.position}{field}: {self.reason}"
+
+
+class AvroFileError(DataError):
+    """A file that is not an Avro object container file, or a damaged one. `position` is the byte offset in the file."""
+
+    def __init__(self, path: str, position: int, reason: str) -> None:
+        super().__init__(path, position, reason)
+        self.path, self.position, self.reason = path, position, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}, byte {self.position}: {self.reason}"
 
 
 class DefinitionError(InputError):
