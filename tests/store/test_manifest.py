@@ -80,6 +80,13 @@ def test_counts_that_contradict_each_other_are_refused(tmp_path):
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"hash": "sip"}, {"partitioner": "murmur2"}, {"partition_count": 0, "files": (), "records": 0}])
+def test_keys_that_are_placed_in_another_way_are_refused(tmp_path, change):
+    write_manifest(tmp_path, a_manifest(**change))
+    with pytest.raises(CorruptFileError):
+        read_manifest(tmp_path)
+
+
 def test_a_manifest_is_json_that_people_can_read(tmp_path):
     write_manifest(tmp_path, a_manifest())
     text = (tmp_path / MANIFEST_FILE).read_text(encoding="utf-8")

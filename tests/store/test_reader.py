@@ -511,6 +511,12 @@ def test_a_damaged_manifest_is_refused(store):
     assert caught.value.section == "manifest"
 
 
+def test_a_cell_that_was_cut_off_is_refused(store):
+    store.layout.current_cell.write_bytes(b"\1\0")
+    with pytest.raises(CorruptFileError, match="CURRENT"):
+        store.reader()
+
+
 def test_a_file_of_a_newer_format_is_refused_as_such(store):
     path = store.layout.version(1) / "part-00002.base"
     data = bytearray(path.read_bytes())

@@ -598,6 +598,7 @@ def probe_bytes(key: bytes, table: int) -> tuple[int, int, int]:
 
 # -- probe many ---------------------------------------------------------------------------------------------------------------------
 
+_PREFETCH_BYTES = 1024  # of each value that is found: the caller reads it next, and 1000 of these fit the second-level cache
 _GROUP = 32  # keys in flight: enough to hide a memory latency, few enough to stay in the first-level cache
 
 
@@ -647,6 +648,8 @@ def probe_many(
                 return total, k
             starts[k], ends[k], compressed[k] = value, end, flag
             total += flag
+            for line in range(value, min(end, value + _PREFETCH_BYTES), 64):
+                prefetch(line)
     return total, -1
 
 

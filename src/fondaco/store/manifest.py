@@ -111,6 +111,9 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise CorruptFileError(str(path), "manifest", str(exc)) from exc
-    if manifest.partition_count != len(manifest.files) or manifest.records != sum(file.records for file in manifest.files):
+    if (manifest.hash, manifest.partitioner) != (HASH, PARTITIONER):
+        reason = f"keys are placed by {manifest.hash!r} and {manifest.partitioner!r}, which this Fondaco does not know"
+        raise CorruptFileError(str(path), "manifest", reason)
+    if not 0 < manifest.partition_count == len(manifest.files) or manifest.records != sum(file.records for file in manifest.files):
         raise CorruptFileError(str(path), "manifest", "its counts contradict each other")
     return manifest

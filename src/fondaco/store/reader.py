@@ -320,6 +320,8 @@ def _map_cell(layout: StoreLayout, store: str) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), CELL_BYTES, access=mmap.ACCESS_READ)).cast("q")
     except FileNotFoundError:
         raise StoreNotFoundError(store, where=str(layout.directory)) from None
+    except ValueError as exc:  # shorter than a cell
+        raise CorruptFileError(str(layout.current_cell), "cell", str(exc)) from exc
 
 
 def _reopen(directory: str, store: str, schema: object, version: int | None) -> EmbeddedReader:
