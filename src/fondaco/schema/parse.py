@@ -52,7 +52,11 @@ _COMPLEX: Final = ("record", "error", "enum", "array", "map", "fixed")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_RULE: Final = "use a letter or '_', then letters, digits, '_'"
 _MISSING: Final = object()
-_FASTAVRO_MARKS: Final = ("__fastavro_parsed__", "__named_schemas")  # left in a dict by fastavro.parse_schema; no part of the schema
+_FASTAVRO_MARKS: Final = (
+    "__fastavro_parsed",
+    "__fastavro_parsed__",
+    "__named_schemas",
+)  # left in a dict by fastavro.parse_schema; no part of the schema
 
 
 def parse(schema: object) -> Type:
@@ -235,6 +239,8 @@ class _Parser:
         if isinstance(symbols, str) or not isinstance(symbols, Sequence):
             raise SchemaError(path, f"'symbols' is a list of names, not {_show(symbols)}")
         self._nodes += len(symbols)
+        if self._nodes > SCHEMA_NODES_MAX:
+            raise SchemaError(path, f"more than {SCHEMA_NODES_MAX} types and symbols in one schema")
         for symbol in symbols:
             if not isinstance(symbol, str) or not _NAME.fullmatch(symbol):
                 raise SchemaError(path, f"{_show(symbol)} cannot be an enum symbol: {_NAME_RULE}")
