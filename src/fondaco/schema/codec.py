@@ -135,9 +135,9 @@ class Codec:
         Raises:
             ColumnNotFoundError: a field without default has no column. RowError: the first value that does not fit: row, field, value.
         """
-        from fondaco.schema._encode import encode_batch
+        from fondaco.schema import _encode
 
-        return encode_batch(self._parts.writer, table, first_row)
+        return _encode.encode_columns(self._parts.writer, table, first_row)
 
     def decode_columns(self, data: Any, offsets: Any = None, fields: Sequence[str] | None = None) -> Columns:
         """Decode rows into columns.
