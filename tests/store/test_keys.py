@@ -148,7 +148,6 @@ def test_a_key_of_another_type_is_refused_alone_and_among_others(kind, key):
         b"1",
         {"key": 1},
     ],
-    ids=repr,
 )
 def test_a_container_of_another_type_is_refused(keys):
     with pytest.raises(KeyTypeError):
