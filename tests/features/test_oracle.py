@@ -17,7 +17,8 @@ from fondaco.features.aggregates import algebra
 from fondaco.features.operators import OPERATORS
 from fondaco.features.sql import tie_columns
 from fondaco.features.sqlnodes import PRINTERS
-from fondaco.features.view import View
+from fondaco.features.view import View, definition_of
+from fondaco.features.wording import describe
 
 # Shrinking reruns the engine hundreds of times; a failure prints the whole (small) example and its SQL anyway.
 settings.register_profile("engine", deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate), suppress_health_check=list(HealthCheck))
@@ -158,7 +159,8 @@ def assert_equal_to_oracle(feature_set: ft.FeatureSet, labels: pa.Table) -> None
     for number, (row, wanted) in enumerate(zip(found, expected, strict=True)):
         for name, value in wanted.items():
             if not same(row[name], value):
-                raise AssertionError(f"label {number}: {feature_set[name]!r}: DuckDB {row[name]!r}, oracle {value!r}\n{training.explain()}")
+                words = describe(definition_of(feature_set[name].view).nodes[feature_set[name].name])
+                raise AssertionError(f"label {number}: {words}: DuckDB {row[name]!r}, oracle {value!r}")
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["known at once", "known later"])

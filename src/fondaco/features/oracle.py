@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -114,8 +115,6 @@ def _cast_float(value: Any) -> float | None:
     if isinstance(value, str):
         if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value, re.ASCII) is None:
             return None
-        parsed = float(value)
-        return parsed if math.isfinite(parsed) else None
     return float(value)
 
 
@@ -321,7 +320,17 @@ def feature_value(view: ViewPlan, name: str, key: Sequence[Any], u: int | None, 
         return None
     t = view.refresh.floor(u)
     mine = [row for row in rows if all(row[column] == part for column, part in zip(view.key.columns, key, strict=True))]
-    return evaluate(view.feature(name).value, lambda node: aggregate(view, node, mine, t, u, tie_columns))  # type: ignore[arg-type]
+    feature = view.feature(name)
+    return as_dtype(evaluate(feature.value, lambda node: aggregate(view, node, mine, t, u, tie_columns)), feature.dtype)  # type: ignore[arg-type]
+
+
+def as_dtype(value: Any, dtype: str) -> Any:
+    """A value in its feature's type: integers as floats where the type is one, binary32 rounded."""
+    if isinstance(value, list):
+        return [as_dtype(item, dtype.removeprefix("list<").removesuffix(">")) for item in value]
+    if value is None or not dtype.startswith("float"):
+        return value
+    return struct.unpack("<f", struct.pack("<f", value))[0] if dtype == "float32" else float(value)
 
 
 def training_rows(
@@ -342,5 +351,5 @@ def training_rows(
 
 def empty_value(view: ViewPlan, name: str) -> Any:
     """What a feature is for a key without rows: 0 for a count, the default where there is one, otherwise null."""
-    node = view.feature(name).value
-    return evaluate(node, lambda part: aggregate(view, part, (), 0, 0, ()))  # type: ignore[arg-type]
+    feature = view.feature(name)
+    return as_dtype(evaluate(feature.value, lambda part: aggregate(view, part, (), 0, 0, ())), feature.dtype)  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ How a group is computed is chosen from the plan, and from one fact of the data (
 | band | the other sliding windows with a known time | join on key and time bucket, at most two windows wide |
 
 With a known time a row is visible at t in [max(event, known), event + w): that interval is all that the last three need.
-Every statement gives `rid` (the label's position) and one column per aggregate, ordered by rid, one row per label.
+Every statement gives `rid` (the label's position) and one column per aggregate, one row per label, in any order: putting a million rows
+back in order by their position costs a fifth of what ORDER BY does.
 Sums of floats in `sweep` are fixed-point 128-bit integers: a value that leaves takes exactly what it brought, so nothing drifts.
 Pure functions; any thread.
 """
@@ -45,6 +46,7 @@ from fondaco.features.sqlnodes import (
     print_node,
     source_column,
     sub,
+    text_of,
 )
 
 LABELS: Final = "labels"  # the registered label table: its own columns, rid and t (microseconds)
@@ -66,7 +68,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Statement:
-    """One query. `aggregates[i]` is output column `a{i}`, in the kind it is computed as."""
+    """One query: rid, then for `aggregates[i]` the column `a{i}`, in the kind it is computed as."""
 
     strategy: str
     query: exp.Query
@@ -74,7 +76,7 @@ class Statement:
 
     def text(self, *, pretty: bool = False) -> str:
         """The SQL, in DuckDB's dialect."""
-        return self.query.sql(dialect="duckdb", pretty=pretty, identify=False)
+        return text_of(self.query, pretty=pretty)
 
 
 def strategy_of(node: Aggregate, view: ViewPlan) -> tuple[object, ...]:
@@ -144,9 +146,9 @@ class _Group:
 
     def column(self, value: Sql) -> str:
         """A column of the scan, shared by all who ask for the same value."""
-        text = value.sql(dialect="duckdb")
+        text = text_of(value)
         for name, other in self.columns.items():
-            if other.sql(dialect="duckdb") == text:
+            if text_of(other) == text:
                 return name
         name = f"v{len(self.columns)}"
         self.columns[name] = value
@@ -320,9 +322,9 @@ def _asof(group: _Group, left: str, right: str, comparison: type[exp.Binary], ri
 
 
 def _statement(strategy: str, group: _Group, query: exp.Select, answers: Sequence[Sql], table: str) -> Statement:
-    """The last SELECT: rid and the answers, in the labels' order."""
+    """The last SELECT: rid and the answers."""
     chosen = [col("rid", table), *(exp.alias_(answer, f"a{index}") for index, answer in enumerate(answers))]
-    return Statement(strategy, query.select(*chosen).order_by(exp.Ordered(this=col("rid", table))), group.members)
+    return Statement(strategy, query.select(*chosen), group.members)
 
 
 # -- the strategies -----------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from typing import Final
 
 from sqlglot import exp
 
+from sqlglot.dialects.duckdb import DuckDB
+
 from fondaco.features.kinds import BOOL, FLOAT, NULL, STRING, TIMESTAMP, ColumnType, Kind
 from fondaco.features.operators import OPERATORS
 from fondaco.features.plan import Call, Literal, Node
@@ -21,6 +23,11 @@ Leaf = Callable[[Node], tuple[Sql, Kind]]
 Printer = Callable[[list[Sql], list[Kind]], Sql]
 
 _TYPES: Final = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "bytes": "BLOB", "timestamp": "BIGINT", "null": "DOUBLE"}
+
+
+def text_of(tree: exp.Expression, *, pretty: bool = False) -> str:
+    """The SQL of a tree, in DuckDB's dialect."""
+    return tree.sql(dialect=DuckDB, pretty=pretty)
 
 
 # -- building blocks ----------------------------------------------------------------------------------------------------------------

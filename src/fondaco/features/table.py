@@ -117,6 +117,7 @@ class Table:
         self._named = name is not None
         self._keys = _normalise_keys(key)
         self._schema: dict[str, ColumnType] | None = None
+        self._seen: object = None  # signature of the source when the schema was read
 
     @property
     def c(self) -> Columns:
@@ -168,14 +169,24 @@ class Table:
             InputError: the source cannot be opened.
             ColumnNotFoundError, NaiveTimestampError, DefinitionError: time= or known_at= does not fit it.
         """
-        if self._schema is None or fresh:
+        signature = self._signature()
+        if self._schema is None or (fresh and (signature is None or signature != self._seen)):
             connection = connect(threads=1)
             try:
                 self._schema = self.register(connection, "source")
             finally:
                 connection.close()
             self._check_times(self._schema)
+            self._seen = signature
         return self._schema
+
+    def _signature(self) -> object:
+        """Changes when the source may have changed; None if nobody can tell (a query)."""
+        if self._arrow is not None:
+            return "memory"
+        if self._sql is not None:
+            return None
+        return tuple((name, status.st_size, status.st_mtime_ns) for name in self.files() for status in [os.stat(name)])
 
     def schema_if_known(self) -> dict[str, ColumnType] | None:
         """The schema, or None where the files do not exist yet."""
