@@ -13,12 +13,15 @@ import pyarrow as pa
 
 from fondaco.core.errors import DataError
 from fondaco.schema._nodes import Layout, Node, value_bytes
-from fondaco.schema._run import Decoded
+from fondaco.schema._run import Bytes, Decoded
 from fondaco.schema.types import Date, Decimal, Duration, Enum, Fixed, Primitive, Time, Timestamp, Uuid, Vector
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
+_INTERVAL: Final = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanos", "<i8")])
+_INT32_MAX: Final = (1 << 31) - 1
+_NANOS_PER_MILLI: Final = 1_000_000
 UNITS: Final = {"millis": "ms", "micros": "us", "nanos": "ns"}
 _PRIMITIVES: Final = {
     "boolean": pa.bool_(),
@@ -98,10 +101,25 @@ def _leaf(node: Node, decoded: Decoded, count: int, wanted: pa.DataType, bitmap:
     if isinstance(kind.logical, Uuid):
         storage = pa.Array.from_buffers(pa.binary(16), count, [bitmap, pa.py_buffer(data)], nulls)
         return pa.ExtensionArray.from_storage(pa.uuid(), storage)
+    if isinstance(kind.logical, Duration):
+        data = _intervals(node, data[: 12 * count])
     plain = _plain_type(kind)
     if plain == pa.bool_():
         data = np.packbits(data[:count], bitorder="little")
     return pa.Array.from_buffers(plain, count, [bitmap, pa.py_buffer(data)], nulls)
+
+
+def _intervals(node: Node, data: Bytes) -> Bytes:
+    """Avro's durations (unsigned months, days, milliseconds) as Arrow's (signed months, days, nanoseconds)."""
+    parts = data.view("<u4").reshape(-1, 3)
+    if parts[:, :2].max(initial=0) > _INT32_MAX:
+        raise DataError(
+            f"column {node.path!r} holds 2**31 months or days or more, which Arrow cannot; read it as columns[...]"
+        )
+    intervals = np.empty(len(parts), _INTERVAL)
+    intervals["months"], intervals["days"] = parts[:, 0], parts[:, 1]
+    intervals["nanos"] = parts[:, 2].astype(np.int64) * _NANOS_PER_MILLI
+    return intervals.view(np.uint8)
 
 
 def _plain_type(kind: Primitive | Fixed) -> pa.DataType:

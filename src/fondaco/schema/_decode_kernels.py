@@ -19,7 +19,6 @@ from fondaco.schema._kernels import (
     load_f32,
     load_i32,
     load_u8,
-    load_u32,
     parse_uuid,
     prefetch,
     read_varint,
@@ -36,7 +35,6 @@ _INT_MAX = (1 << 31) - 1
 _INT_MIN = -(1 << 31)
 _COUNT_MAX = 1 << 31  # offsets have 32 bits
 _VARINT_BYTES_MAX = 10
-_NANOS_PER_MILLI = 1_000_000
 
 
 @njit(nogil=True, cache=True)
@@ -307,18 +305,6 @@ def decode_rows(
                 if not fits or not decimal_within(target, width, tables + 8 * at(word, 3)):
                     return _stop(state, o.BAD_DECIMAL, row, pc, position, size)
                 position += size
-                pc += o.WIDTH
-            elif op == o.DURATION:
-                if end - position < 12:
-                    return _stop(state, o.TRUNCATED, row, pc, position, 12)
-                months, days = load_u32(position), load_u32(position + 4)
-                if months > _INT_MAX or days > _INT_MAX:  # Arrow's are signed
-                    return _stop(state, o.BAD_DURATION, row, pc, position, max(months, days))
-                target = at(buffers, at(word, 1)) + 16 * index
-                store_i32(target, months)
-                store_i32(target + 4, days)
-                store_i64(target + 8, load_u32(position + 8) * _NANOS_PER_MILLI)
-                position += 12
                 pc += o.WIDTH
             elif op == o.VECTOR_INT8:
                 dim = at(word, 3)

@@ -58,8 +58,6 @@ def _reason(compiled: CompiledCode, pc: int, status: int, detail: int) -> str:
             return "text that is not a UUID (8-4-4-4-12 hexadecimal digits)"
         case o.BAD_DECIMAL:
             return f"{detail} bytes that are not a decimal of the schema's precision"
-        case o.BAD_DURATION:
-            return f"a duration of {detail} months or days; columns hold less than 2**31"
         case o.BAD_TIME:
             return f"{detail} is not a time of day"
     assert status == o.REFUSED, status

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fondaco.core.errors import SchemaError
-from fondaco.schema.types import Array, Decimal, Duration, Enum, Fixed, Map, Primitive, Record, Type, Union, Uuid, Vector
+from fondaco.schema.types import Array, Decimal, Enum, Fixed, Map, Primitive, Record, Type, Union, Uuid, Vector
 
 ROWS: Final = 0  # the scope whose entries are the rows
 DECIMAL128_DIGITS: Final = 38
@@ -153,7 +153,7 @@ def value_bytes(kind: Type, path: str) -> int:
             if precision > DECIMAL256_DIGITS:
                 raise SchemaError(path, f"a decimal of {precision} digits; columns hold at most {DECIMAL256_DIGITS}. Read it row by row.")
             return 16 if precision <= DECIMAL128_DIGITS else 32
-        case Uuid() | Duration():
+        case Uuid():
             return 16
     match kind:
         case Primitive():
@@ -165,7 +165,7 @@ def value_bytes(kind: Type, path: str) -> int:
 
 def is_copied(kind: Type) -> bool:
     """Whether a `fixed` lies in the row exactly as Arrow wants it."""
-    return isinstance(kind, Fixed) and not isinstance(kind.logical, Decimal | Duration) and _layout(kind) is Layout.VALUES
+    return isinstance(kind, Fixed) and not isinstance(kind.logical, Decimal) and _layout(kind) is Layout.VALUES
 
 
 def _layout(kind: Type) -> Layout:

@@ -19,13 +19,12 @@ from fondaco.schema._arrow_buffers import Bools, offsets_of, text_array, valid_e
 from fondaco.schema._nodes import Layout, Node, value_bytes
 from fondaco.schema._run import Decoded
 from fondaco.schema.defaults import float_array_dtype
-from fondaco.schema.logical import Interval, from_base
-from fondaco.schema.types import Array, Decimal, Duration, Enum, Fixed, Primitive, Record, Uuid, Vector
+from fondaco.schema.logical import from_base
+from fondaco.schema.types import Array, Decimal, Enum, Fixed, Primitive, Record, Uuid, Vector
 from fondaco.schema.vectors import QuantizedVector, vector_dtype
 
 PRIMITIVE_DTYPES = {"boolean": "?", "int": "<i4", "long": "<i8", "float": "<f4", "double": "<f8"}
 _EXACT = Context(prec=MAX_PREC)
-_NANOS_PER_MILLI = 1_000_000
 
 
 def objects(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
@@ -89,10 +88,10 @@ def _values(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
             return [PyDecimal(unscaled).scaleb(-scale, _EXACT) for unscaled in _integers(node, decoded)]
         case Uuid():
             return [UUID(bytes=piece) for piece in _pieces(node, decoded)]
-        case Duration():
-            return [_interval(piece) for piece in _pieces(node, decoded)]
     if isinstance(kind, Fixed):
-        return _pieces(node, decoded)
+        pieces = _pieces(node, decoded)
+        convert = from_base(kind)  # a duration
+        return pieces if convert is None else [convert(piece) for piece in pieces]
     stored = numbers(node, decoded).tolist()
     convert = from_base(kind)
     return stored if convert is None else _converted(node.path, kind, stored, convert, valid)
@@ -114,12 +113,6 @@ def _pieces(node: Node, decoded: Decoded) -> list[bytes]:
 
 def _integers(node: Node, decoded: Decoded) -> list[int]:
     return [int.from_bytes(piece, "little", signed=True) for piece in _pieces(node, decoded)]
-
-
-def _interval(piece: bytes) -> Interval:
-    return Interval(
-        int.from_bytes(piece[:4], "little"), int.from_bytes(piece[4:8], "little"), int.from_bytes(piece[8:], "little") // _NANOS_PER_MILLI
-    )
 
 
 def _vector_int8(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:

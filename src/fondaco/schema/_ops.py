@@ -41,7 +41,7 @@ SKIP_ARRAY_FIXED: Final = 20  #   -, item bytes                         pass ove
 VARINT_OPS: Final = 21  # ops below this number begin with a varint
 
 BOOLEAN: Final = 21  #            buf
-FIXED: Final = 22  #              buf, size                             copy `size` bytes (float, double, vectors, fixed)
+FIXED: Final = 22  #              buf, size                             copy `size` bytes (float, double, fixed, vectors)
 FLOAT_AS_DOUBLE: Final = 23  #    buf
 DECIMAL_FIXED: Final = 24  #      buf, width, table, size
 DURATION: Final = 25  #           buf                                   months, days, milliseconds to Arrow's months, days, nanoseconds
@@ -94,10 +94,9 @@ BAD_BLOCK_SIZE: Final = 21
 TRAILING: Final = 22
 BAD_UUID: Final = 23
 BAD_DECIMAL: Final = 24
-BAD_DURATION: Final = 25
-BAD_TIME: Final = 26
-REFUSED: Final = 27
-EMPTY_ITEMS: Final = 28
+BAD_TIME: Final = 25
+REFUSED: Final = 26
+EMPTY_ITEMS: Final = 27
 
 PREFETCH_ROWS: Final = 6  # how far ahead of the interpreter the next rows' first bytes are asked for
 

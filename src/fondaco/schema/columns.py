@@ -118,7 +118,8 @@ class Columns(Mapping[str, Column]):
             fields = [field.with_metadata(origin.metadata) for field, origin in zip(fields, declared, strict=True)]
             metadata = self._arrow_schema.metadata
         if not fields:
-            return pa.RecordBatch.from_struct_array(pa.array([{}] * self.row_count, pa.struct([])))
+            rows = pa.array([{}] * self.row_count, pa.struct([]))  # a batch of rows without columns cannot be made otherwise
+            return pa.RecordBatch.from_struct_array(rows).replace_schema_metadata(metadata)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata))
 
     def __repr__(self) -> str:

@@ -39,7 +39,7 @@ from fondaco.schema.resolution import (
     min_wire_size,
     resolve,
 )
-from fondaco.schema.types import Array, Decimal, Duration, Enum, Fixed, Map, Primitive, Record, Time, Type, Union, Uuid
+from fondaco.schema.types import Array, Decimal, Enum, Fixed, Map, Primitive, Record, Time, Type, Union, Uuid
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -307,8 +307,6 @@ class _Compiler:
             case Decimal(precision):
                 width = 16 if precision <= 38 else 32
                 self._emit(o.DECIMAL_FIXED, node.buffers[0], width, self._decimal_bounds(precision, width), kind.size)
-            case Duration():
-                self._emit(o.DURATION, node.buffers[0])
             case _ if node.layout is Layout.VECTOR_INT8:
                 self._emit(o.VECTOR_INT8, *node.buffers, kind.size - 4)
             case _:
