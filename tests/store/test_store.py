@@ -203,6 +203,11 @@ def test_a_reader_of_a_store_that_is_deleted_stops_finding_a_version(platform: f
         platform.delete_store("s")
         with pytest.raises(NoCurrentVersionError):
             reader.get(1)
+        again = _store(platform)
+        with pytest.raises(NoCurrentVersionError):
+            reader.get(1)
+        _push(again)
+        assert reader.get(1) is not None  # made again under its name, it is the same store to whoever reads it
 
 
 def test_a_schema_that_old_rows_do_not_fit_is_refused(platform: fd.Platform) -> None:

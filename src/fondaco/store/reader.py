@@ -14,6 +14,7 @@ everywhere with threads.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import threading
@@ -142,9 +143,7 @@ class EmbeddedReader:
         """
         if self._cell[0] != self._seen:
             self._adopt()
-        version = self._current
-        if version is None:
-            raise self._nothing()
+        version = self._current or self._look_again()
         return version.get(key)
 
     def get_many(self, keys: Any) -> list[Row | None]:
@@ -245,10 +244,18 @@ class EmbeddedReader:
         """The version that this call uses."""
         if self._cell[0] != self._seen:
             self._adopt()
-        version = self._current
-        if version is None:
-            raise self._nothing()
-        return version
+        return self._current or self._look_again()
+
+    def _look_again(self) -> OpenVersion:
+        """There is nothing to read: unless the store was deleted and made again under its name, and so has another cell."""
+        with self._lock:
+            if self._seen != _CLOSED:
+                with contextlib.suppress(StoreNotFoundError):
+                    self._cell = _map_cell(self._layout, self._store)
+                    self._adopt()
+            if self._current is None:
+                raise self._nothing()
+            return self._current
 
     def _nothing(self) -> FondacoError:
         if self._seen == _CLOSED:
