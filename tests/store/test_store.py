@@ -206,7 +206,7 @@ def test_a_reader_of_a_store_that_is_deleted_stops_finding_a_version(platform: f
         again = _store(platform)
         with pytest.raises(NoCurrentVersionError):
             reader.get(1)
-        _push(again)
+        again.push({"key": [1], "version": [2]})
         assert reader.get(1) is not None  # made again under its name, it is the same store to whoever reads it
 
 
