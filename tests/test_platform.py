@@ -171,7 +171,7 @@ def test_creating_a_store_of_the_same_name_that_differs_names_the_difference(
         ({"name": "s", "rewind": "a day"}, InputError, "not a duration"),
         ({"name": "s", "value": "long"}, SchemaError, "a record"),
         ({"name": "s", "value": None}, InputError, "needs value="),
-        ({"name": "s", "key": "double?"}, SchemaError, ""),
+        ({"name": "s", "key": {"type": "double?"}}, SchemaError, "double"),
     ],
 )
 def test_a_definition_that_cannot_work_is_refused_and_nothing_is_made(

@@ -46,8 +46,10 @@ def push_slowly(directory: Path) -> None:
         yield from source
 
     with fd.open(directory) as platform:
-        report = platform.store("s").push(slow(), push_id="slow")
-    say(report.version)
+        try:
+            say(platform.store("s").push(slow(), push_id="slow").version)
+        except fd.errors.FondacoError as exc:
+            say(type(exc).__name__)
 
 
 def fork_pushes() -> None:

@@ -38,15 +38,20 @@ def batches(count):
         keys = np.arange(part * ROWS, (part + 1) * ROWS)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(generator.random(ROWS * DIM, dtype=np.float32)), DIM)
         yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(keys), vectors], ["key", "id", "emb"])
+
+def watch(done, peaks):
+    while not done.wait(0.002):
         peaks.append(anonymous_bytes())
 
 with fd.open(sys.argv[1]) as platform:
     store = platform.create_store("s", value=value, partitions=4, compression=sys.argv[2])
-    peaks = []
     store.push(batches(4))  # loads every kernel and library
-    before = anonymous_bytes()
-    peaks = []
+    before, peaks, done = anonymous_bytes(), [], threading.Event()
+    watcher = threading.Thread(target=watch, args=(done, peaks))
+    watcher.start()
     report = store.push(batches(BATCHES))
+    done.set()
+    watcher.join()
     assert report.records == BATCHES * ROWS
     print(max(peaks) - before, report.raw_bytes)
 """

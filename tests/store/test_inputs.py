@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import fastavro
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -62,13 +63,17 @@ def test_the_same_rows_come_out_of_every_kind_of_table(kind: str) -> None:
     assert _rows(_open(IN_MEMORY[kind]())) == TABLE.to_pylist()
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.arrow", "t.arrows"])
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.arrow", "t.arrows", "t.avro"])
 def test_the_same_rows_come_out_of_every_kind_of_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.endswith("parquet"):
         parquet.write_table(TABLE, path, row_group_size=300)
     elif name.endswith("csv"):
         csv.write_csv(TABLE, path)
+    elif name.endswith("avro"):
+        fields = [{"name": "key", "type": "long"}, {"name": "name", "type": "string"}]
+        with path.open("wb") as file:
+            fastavro.writer(file, {"type": "record", "name": "Row", "fields": fields}, TABLE.to_pylist())
     else:
         maker = pa.ipc.new_file if name.endswith("arrow") else pa.ipc.new_stream
         with maker(str(path), TABLE.schema) as writer:
@@ -77,6 +82,16 @@ def test_the_same_rows_come_out_of_every_kind_of_file(tmp_path: Path, name: str)
     assert _rows(opened) == TABLE.to_pylist()
     opened.check_unchanged()
     assert opened.described()["files"].keys() == {str(path)}
+
+
+def test_rows_of_an_avro_file_that_have_no_columns_are_read_one_by_one(tmp_path: Path) -> None:
+    chain = {"type": "record", "name": "Chain", "fields": [{"name": "key", "type": "long"}, {"name": "next", "type": ["null", "Chain"]}]}
+    rows = [{"key": 1, "next": {"key": 2, "next": None}}, {"key": 3, "next": None}]
+    with (tmp_path / "t.avro").open("wb") as file:
+        fastavro.writer(file, chain, rows)
+    opened = _open(tmp_path / "t.avro")
+    assert opened.schema is None
+    assert _rows(opened) == rows
 
 
 def test_a_directory_a_pattern_and_a_list_of_files_are_read_in_order_of_their_names(tmp_path: Path) -> None:

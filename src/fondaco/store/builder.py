@@ -23,7 +23,9 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
+from fondaco.core.errors import CorruptFileError, DataError
 from fondaco.core.files import os_errors
 from fondaco.store import compression
 from fondaco.store.basefile import BaseFile, BaseFileSummary, BaseFileWriter, OnDuplicate, partition_rows
@@ -36,6 +38,9 @@ from fondaco.store.settings import Compression
 
 BUFFERS_BYTES_MAX = 64 << 20  # of all partitions' writers together
 SEALED_AT_ONCE = 2  # partitions whose indexes are in memory together
+TRIAL_SHARE = 16  # of the sample, one part in so many is tried first
+TRIAL_ROWS_MIN = 2000
+TRIAL_RATIO = 1.08  # below it, `auto` (which asks for 1.11) is settled by the trial
 
 
 class Steps:
@@ -155,10 +160,9 @@ class VersionBuilder:
         if self._requested == "none":
             self._start(self._chosen([], whole=False))
             return
-        if data.sample is not None:
-            with self.steps.timed("sample"):
-                sample = [encoder.encode(chunk, 0) for chunk in data.sample(self._sample_bytes)]
-            self._start(self._chosen(sample, whole=False))
+        spread = self._spread_sample(data, encoder)
+        if spread:
+            self._start(self._chosen(spread, whole=False))
             return
         head: list[Encoded] = []
         for encoded in chunks:
@@ -169,15 +173,29 @@ class VersionBuilder:
         while head:
             self._write(head.pop(0))
 
+    def _spread_sample(self, data: Input, encoder: RowEncoder) -> list[Encoded]:
+        if data.sample is None:
+            return []
+        with self.steps.timed("sample"):
+            try:
+                return [encoder.encode(chunk, 0) for chunk in data.sample(self._sample_bytes)]
+            except DataError:
+                return []  # the row that does not fit is found again in its turn, and then named by its place in the input
+
     def _chosen(self, sample: list[Encoded], *, whole: bool) -> Choice:
         with self.steps.timed("sample"):
-            values = (
-                np.concatenate([part.values[part.offsets[0] : part.offsets[-1]] for part in sample]) if sample else np.empty(0, np.uint8)
-            )
-            lengths = [np.diff(part.offsets) for part in sample]
-            offsets = np.zeros(sum(map(len, lengths)) + 1, np.int64)
-            if lengths:
-                np.cumsum(np.concatenate(lengths), out=offsets[1:])
+            values, offsets = _joined(sample)
+            if self._requested == "auto":
+                # Training costs up to 2 s where rows are short. Values that a small sample says are far from compressing, such as
+                # embeddings, need no second opinion.
+                rows = (len(offsets) - 1) // TRIAL_SHARE
+                if rows >= TRIAL_ROWS_MIN:
+                    trial = (
+                        _joined(sample[::TRIAL_SHARE]) if len(sample) >= 2 * TRIAL_SHARE else (values[: offsets[rows]], offsets[: rows + 1])
+                    )
+                    choice = compression.choose(*trial, requested="auto", partition_count=self._partitions)
+                    if choice.compressor is None and (choice.report.ratio_zstd or 0.0) < TRIAL_RATIO:
+                        return choice
             return compression.choose(values, offsets, requested=self._requested, partition_count=self._partitions, whole=whole)
 
     # -- writing side ---------------------------------------------------------------------------------------------------------------
@@ -216,13 +234,21 @@ class VersionBuilder:
                     )
 
 
+def _joined(parts: list[Encoded]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    if not parts:
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return np.concatenate([part.values[part.offsets[0] : part.offsets[-1]] for part in parts]), offsets
+
+
 def verify_files(directory: Path, summaries: list[BaseFileSummary], on_file: Callable[[int], None]) -> None:
     """Read sealed files back whole and compare counts and checksums with what was written.
 
     Raises:
         CorruptFileError: names file and section.
     """
-    from fondaco.core.errors import CorruptFileError
 
     def verify_one(summary: BaseFileSummary) -> None:
         found = BaseFile.open(directory / summary.name)

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from fondaco.core.errors import DataError, InputError
+from fondaco.core.errors import DataError, InputError, SchemaError
 
 Chunk: TypeAlias = pa.RecordBatch | list[Mapping[str, Any]]
 Columns: TypeAlias = Callable[[], pa.Schema]
@@ -215,7 +215,7 @@ def _open_files(files: list[str], batch_bytes: int, columns: Columns | None) -> 
     openers: dict[str, Callable[[str, int, Columns | None], Input]] = {
         ".parquet": _open_parquet,
         ".csv": _open_csv,
-        ".avro": _open_ipc,  # AVRO
+        ".avro": _open_avro,
     }
     fingerprints = {file: _fingerprint(file) for file in files}
 
@@ -326,6 +326,17 @@ def _open_ipc(path: str, batch_bytes: int, columns: Columns | None) -> Input:
         return Input(path, stream.schema, None, _closing(source, _sliced(stream, batch_bytes)))
     batches = (file.get_batch(index) for index in range(file.num_record_batches))
     return Input(path, file.schema, None, _closing(source, _sliced(batches, batch_bytes)))
+
+
+def _open_avro(path: str, batch_bytes: int, columns: Columns | None) -> Input:
+    from fondaco.schema.container import AvroFile
+
+    file = AvroFile(path)
+    try:
+        schema = file.arrow_schema
+    except SchemaError:  # rows that Arrow has no columns for: a record inside itself
+        return Input(path, None, None, _closing(file, _row_chunks(file)))
+    return Input(path, schema, None, _closing(file, _sliced(file.batches(batch_bytes // 2), batch_bytes)))
 
 
 def _closing(source: Any, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
