@@ -180,11 +180,13 @@ def test_dates_and_times_are_numpy_times() -> None:
 
 
 def test_times_outside_of_python_s_range_stay_in_columns() -> None:
-    schema = record(at={"type": "long", "logicalType": "timestamp-micros"}, many={"type": "array", "items": {"type": "int", "logicalType": "date"}})
+    schema = record(
+        at={"type": "long", "logicalType": "timestamp-micros"}, many={"type": "array", "items": {"type": "int", "logicalType": "date"}}
+    )
     row = Codec(record(at="long", many={"type": "array", "items": "int"})).encode({"at": 1 << 61, "many": [1 << 30]})
     columns = Codec(schema).decode_columns([row])
     assert columns["at"].view(np.int64).tolist() == [1 << 61]
-    with pytest.raises(DataError, match="read it with .arrow"):
+    with pytest.raises(DataError, match=r"read it with .arrow"):
         columns["many"]
     assert columns.arrow("many").values.cast(pa.int32()).to_pylist() == [1 << 30]
 
@@ -327,7 +329,7 @@ def test_offsets_that_do_not_fit_the_data_are_refused() -> None:
         decode_batch(program, b"\x02\x04", np.array([0, 3]))
     with pytest.raises(DataError, match="must not decrease"):
         decode_batch(program, b"\x02\x04", np.array([0, 2, 1]))
-    with pytest.raises(DataError, match="rows . 1"):
+    with pytest.raises(DataError, match=r"rows . 1"):
         decode_batch(program, b"", np.empty(0, np.int64))
     assert decode_batch(program, memoryview(b"\x02\x04"), np.array([0, 1, 2]))["a"].tolist() == [1, 2]
 

@@ -119,7 +119,7 @@ def test_a_refused_branch_is_an_error_only_when_a_row_uses_it() -> None:
     made = program(record(a=["int", "string"]), record(a="long"))
     codec = Codec(record(a=["int", "string"]))
     assert decode_list(made, [codec.encode({"a": 5})])["a"].tolist() == [5]
-    with pytest.raises(DecodeError, match="row 1, byte 1 .field 'a'."):
+    with pytest.raises(DecodeError, match=r"row 1, byte 1 .field 'a'."):
         decode_list(made, [codec.encode({"a": 5}), codec.encode({"a": "five"})])
 
 
@@ -130,7 +130,7 @@ def test_an_enum_symbol_that_the_reader_lacks_is_its_default_or_an_error() -> No
     writer = enum(["A", "B", "C"])
     rows = [Codec(writer).encode({"e": symbol}) for symbol in "CAB"]
     assert decode_list(program(writer, enum(["C", "A", "X"], default="X")), rows)["e"].tolist() == ["C", "A", "X"]
-    with pytest.raises(DecodeError, match="row 2, .*symbol 1"):
+    with pytest.raises(DecodeError, match=r"row 2, .*symbol 1"):
         decode_list(program(writer, enum(["C", "A"])), rows)
 
 

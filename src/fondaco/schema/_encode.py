@@ -78,14 +78,14 @@ def _pieces(batch: pa.RecordBatch | pa.Table) -> Iterable[pa.RecordBatch]:
     pieces = batch.to_batches()
     if len(pieces) > 1 and batch.num_rows < CHUNK_ROWS_MIN * len(pieces):
         pieces = batch.combine_chunks().to_batches()
-    return pieces or [pa.RecordBatch.from_pylist([], schema=batch.schema)]
+    return pieces or [pa.RecordBatch.from_arrays([pa.nulls(0, column.type) for column in batch.schema], schema=batch.schema)]
 
 
 def _chunks(array: pa.ChunkedArray) -> list[pa.Array]:
     if array.num_chunks > 1 and len(array) < CHUNK_ROWS_MIN * array.num_chunks:
         joined = array.combine_chunks()
         return list(joined.chunks) if isinstance(joined, pa.ChunkedArray) else [joined]
-    return list(array.chunks) or [pa.array([], array.type)]
+    return list(array.chunks) or [pa.nulls(0, array.type)]
 
 
 def _refuse_doubles(kind: Record, names: list[str]) -> None:
@@ -136,7 +136,7 @@ def _row_fault(site: Site, state: Words, stack: Words, first_row: int) -> RowErr
 
 def _path(site: Site, frames: list[list[int]], index: int) -> str:
     """The way to the value, with the place of each item: `orders[2].price`, `counts['a']`."""
-    inner = [frame[0] for frame in frames[1:]] + [index]  # entry inside each frame
+    inner = [*(frame[0] for frame in frames), index][1:]  # entry inside each frame
     loops = [(entry, frame[2]) for frame, entry in zip(frames, inner, strict=True) if frame[1]]
     path = ""
     for step in site.way:

@@ -137,10 +137,9 @@ def list_ranges(array: pa.Array) -> Ranges:
         size = kind.list_size
         items = array.values.slice(array.offset * size, len(array) * size)
         return Ranges(np.arange(len(array) + 1, dtype=np.int64) * size, items)
-    if pa.types.is_list_view(kind):
-        return list_ranges(array.cast(pa.list_(kind.value_field)))
-    if pa.types.is_large_list_view(kind):
-        return list_ranges(array.cast(pa.large_list(kind.value_field)))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):  # casting them to lists gives invalid arrays (pyarrow 26)
+        lengths = pc.list_value_length(array).fill_null(0).to_numpy()
+        return Ranges(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), array.flatten())
     offsets = _offsets(array, 1)
     first, end = int(offsets[0]), int(offsets[-1])
     return Ranges(offsets - first, array.values.slice(first, end - first))
