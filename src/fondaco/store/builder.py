@@ -4,8 +4,9 @@ The caller's thread reads and encodes a chunk while a second thread compresses, 
 what the caller's own input takes, stays below
 
     6 x batch_bytes                          a chunk as read, as encoded (two of them), compressed, and as pyarrow made it
-  + 2 x sample_bytes                         the head of the input, kept until the compression is chosen (none of it for "none")
-  + partitions x min(1 MiB, 64 MiB / partitions)     buffers of the base file writers
+  + 2 x sample_bytes                         the head of the input, kept until the compression is chosen (nothing for "none")
+  + 10 x min(sample_bytes, 8 MiB)            what zstd takes to train a dictionary (nothing for "none")
+  + partitions x min(1 MiB, 64 MiB / partitions)   buffers of the base file writers
   + 32 bytes x records of one partition      indexes of the two partitions that are sealed at a time
 
 and does not depend on the rows otherwise: they go straight to the files. A single row larger than batch_bytes counts as a chunk.
