@@ -7,7 +7,7 @@ How a group is computed is chosen from the plan, and from one fact of the data (
 | static | sources without a time | GROUP BY key, join |
 | lookup | newest row, no known time | ASOF join; ties are sorted out before, if there are any |
 | frames | windows without known time; whole histories with one | window functions over labels and rows in one order |
-| sweep | sliding windows with a known time, of what can be taken out again | +x when a row becomes visible, -x when it leaves: running sums |
+| sweep | sliding windows with a known time, of what can be taken out again | all that came up to t, less all that left up to t: running sums |
 | band | the other sliding windows with a known time | join on key and time bucket, at most two windows wide |
 
 With a known time a row is visible at t in [max(event, known), event + w): that interval is all that the last three need.
@@ -19,6 +19,7 @@ Pure functions; any thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,7 +28,7 @@ from sqlglot import exp
 
 from fondaco.features.aggregates import INVERTIBLE, ORDERED, aggregate_kind
 from fondaco.features.kinds import BOOL, FLOAT, INT, STRING, TIMESTAMP, ColumnType, Kind
-from fondaco.features.plan import Aggregate, Binding, Node, ViewPlan
+from fondaco.features.plan import Aggregate, Binding, Literal, Node, ViewPlan
 from fondaco.features.plan import Column as ColumnNode
 from fondaco.features.sqlnodes import (
     Sql,
@@ -52,18 +53,31 @@ from fondaco.features.sqlnodes import (
 LABELS: Final = "labels"  # the registered label table: its own columns, rid and t (microseconds)
 _BUCKET_SHIFT: Final = 1 << 62  # a multiple of nothing in particular; it keeps times before 1970 positive, so that // rounds down
 _EXPONENT_MAX: Final = 1000  # of the scales of sweep: 2**1000 is a double, 2**1100 is not
+_FIXED_POINT_BITS: Final = 124  # of a HUGEINT's 127, for the sum of all rows
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Values of a column: whether all are finite; of the finite ones the greatest |x|, how many, and their mean."""
+
+    finite: bool
+    greatest: float
+    count: int
+    mean: float
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the printer has to know of a view's source: its name in the connection, its schema, and whether rows tie.
+    """What the printer has to know of a view's source: its name in the connection, its schema, and two facts, asked only where they matter.
 
-    `ties(known)`: whether two rows have the same key and event time (and, with `known`, known time); asked only where it matters.
+    `ties(known)`: whether two rows have the same key and event time (and, with `known`, known time).
+    `numbers(value)`: what the values of a float expression are like.
     """
 
     name: str
     schema: dict[str, ColumnType]
     ties: Callable[[bool], bool]
+    numbers: Callable[[Sql], Numbers]
 
 
 @dataclass(frozen=True)
@@ -504,159 +518,127 @@ def _band(group: _Group) -> Statement:
 
 
 @dataclass
-class _Sum:
-    """One running sum: `delta` is what a row adds on entering, as an integer; `window` when it takes that back."""
+class _Sums:
+    """Running sums of a sweep: label -> what a row adds, and window -> the labels that it needs."""
 
-    delta: Sql
-    window: int
+    deltas: dict[str, Sql] = field(default_factory=dict)
+    needed: dict[int, list[str]] = field(default_factory=dict)
+
+    def within(self, window: int, label: str, delta: Sql) -> Sql:
+        """The sum over the rows inside the window at the label's time: all that came, less all that left. Integers, so exactly that."""
+        self.deltas.setdefault(label, delta)
+        labels = self.needed.setdefault(window, [])
+        if label not in labels:
+            labels.append(label)
+        return sub(_or_zero(col(label, "come")), _or_zero(col(label, f"left_{window}")))
+
+
+def _or_zero(value: Sql) -> Sql:
+    return fn("coalesce", value, number(0))
 
 
 def _sweep(group: _Group) -> Statement:
-    """Rows come and go; per key and moment their deltas are added up, then run up; a label takes the last total before it."""
-    sums: dict[str, _Sum] = {}
-    bounds: dict[str, Sql] = {}
-    answers = [_swept(group, node, sums, bounds) for node in group.members]
+    """What rows add, run up in the order of their coming, and per window in the order of their leaving; a label takes the difference."""
+    sums = _Sums()
+    answers = [_swept(group, node, sums) for node in group.members]
     closed = group.members[0].closed
-    windows = list(dict.fromkeys(total.window for total in sums.values()))
-    moves = [_move(group, sums, col("visible", "s"), 1, None)]
-    for width in windows:
-        leave = fn("greatest", add(col("e", "s"), number(width)), col("visible", "s"))
-        moves.append(_move(group, sums, leave, -1, width))
-    every: exp.Query = moves[0]
-    for move in moves[1:]:
-        every = every.union(move, distinct=False)
-    keys = [col(key) for key in (*group.keys, "o")]
-    totals = exp.select(*keys, *(exp.alias_(fn("sum", col(name)), name) for name in sums)).from_(_table("moves")).group_by(*(key.copy() for key in keys))
-    running = exp.select(*(key.copy() for key in keys), *(exp.alias_(_window(fn("sum", col(n)), group.keys, "o", "UNBOUNDED", rows=True), n) for n in sums))
     query = exp.select().with_("l", as_=group.labels())
-    query = query.with_("s", as_=group.scan(("e", group.event()), ("visible", group.visible_from(closed))))
-    query = query.with_("b", as_=_bounds(group, bounds)) if bounds else query
-    query = query.with_("moves", as_=every).with_("totals", as_=totals).with_("r", as_=running.from_(_table("totals")))
-    query = query.from_(_table("l")).join(_asof(group, "l", "r", exp.GTE, "o"))
-    if bounds:
-        query = query.join(exp.Join(this=_table("b"), kind="CROSS"))
+    query = query.with_("s", as_=group.scan(("e", group.event()), ("come", group.visible_from(closed))))
+    query = query.with_("come", as_=_run_up(group, sums, col("come"), list(sums.deltas))).from_(_table("l")).join(_asof(group, "l", "come", exp.GTE, "o"))
+    for window, labels in sums.needed.items():
+        # a row that is known only after it left comes and leaves at one moment
+        leave = fn("greatest", add(col("e"), number(window)), col("come"))
+        query = query.with_(f"left_{window}", as_=_run_up(group, sums, leave, labels)).join(_asof(group, "l", f"left_{window}", exp.GTE, "o"))
     return _statement("sweep", group, query, answers, "l")
 
 
-def _move(group: _Group, sums: dict[str, _Sum], moment: Sql, sign: int, width: int | None) -> exp.Select:
-    """All rows at the moment when they enter (width None: every sum changes) or leave (only the sums of this window change)."""
-    deltas: list[Sql] = []
-    for name, total in sums.items():
-        delta = total.delta.copy() if width in (None, total.window) else cast(number(0), "HUGEINT")
-        deltas.append(exp.alias_(delta if sign > 0 else exp.Neg(this=exp.paren(delta)), name))
-    chosen = exp.select(*(col(key, "s") for key in group.keys), exp.alias_(moment, "o"), *deltas).from_(_table("s"))
-    scaled = any(total.delta.find(exp.Column, bfs=True) is not None and "b" in {c.table for c in total.delta.find_all(exp.Column)} for total in sums.values())
-    return chosen.join(exp.Join(this=_table("b"), kind="CROSS")) if scaled else chosen
+def _run_up(group: _Group, sums: _Sums, moment: Sql, labels: Sequence[str]) -> exp.Select:
+    """Running sums of `labels` per key in the order of `moment`; rows of one moment all carry the same totals."""
+    moved = exp.select(*(col(key) for key in group.keys), exp.alias_(moment, "o"), *(exp.alias_(sums.deltas[n].copy(), n) for n in labels)).from_(_table("s"))
+    totals = [exp.alias_(_window(fn("sum", col(name)), group.keys, "o", "UNBOUNDED"), name) for name in labels]
+    return exp.select(*(col(key) for key in group.keys), col("o"), *totals).from_(moved.subquery("moved"))
 
 
-def _swept(group: _Group, node: Aggregate, sums: dict[str, _Sum], bounds: dict[str, Sql]) -> Sql:
-    """The member's answer from running sums, which it adds to `sums` (and the scales that they need to `bounds`)."""
+def _swept(group: _Group, node: Aggregate, sums: _Sums) -> Sql:
+    """The member's answer from running sums."""
     window = node.window_us
     assert window is not None
     name = group.value(node)
-    value = col(name, "s")
-    floats = group.columns and node.value is not None and group.printed(node.value)[1] == FLOAT
-
-    def total(what: str, delta: Sql) -> Sql:
-        label = f"{what}_{name}_{window}"
-        sums.setdefault(label, _Sum(delta, window))
-        return fn("coalesce", col(label, "r"), cast(number(0), "HUGEINT"))
-
-    def flag(condition: Sql) -> Sql:
-        return case((condition, cast(number(1), "HUGEINT")), default=cast(number(0), "HUGEINT"))
-
-    rows = total("n", flag(not_null(value)))
+    value = col(name)
+    rows = sums.within(window, f"n_{name}", flag(not_null(value)))
     if node.op == "count":
         return _counted(group, node, rows, "l")
-    finite = fn("isfinite", cast(value.copy(), "DOUBLE")) if floats else not_null(value)
-    if node.op != "stddev" and not floats:
-        exact = total("i", fn("coalesce", cast(value.copy(), "HUGEINT"), cast(number(0), "HUGEINT")))
-        some = op(exp.GT, rows.copy(), number(0))
-        if node.op == "sum":
-            return _counted(group, node, case((some, exact)), "l")
-        return group.finish(node, case((some, _divide(cast(exact, "DOUBLE"), cast(rows.copy(), "DOUBLE")))), None, "l")
-    return _swept_floats(group, node, name, rows, total, flag, finite, bounds, floats=bool(floats))
+    some = op(exp.GT, rows.copy(), number(0))
+    floats = node.value is not None and group.printed(node.value)[1] == FLOAT
+    if node.op == "stddev" or floats:
+        return group.finish(node, _swept_floats(group, node, name, rows, sums), None, "l")
+    total = sums.within(window, f"i_{name}", value.copy())
+    answer = cast(total, "BIGINT") if node.op == "sum" else divide(cast(total, "DOUBLE"), cast(rows.copy(), "DOUBLE"))
+    return group.finish(node, case((some, answer)), None, "l")
 
 
-def _swept_floats(
-    group: _Group,
-    node: Aggregate,
-    name: str,
-    rows: Sql,
-    total: Callable[[str, Sql], Sql],
-    flag: Callable[[Sql], Sql],
-    finite: Sql,
-    bounds: dict[str, Sql],
-    *,
-    floats: bool,
-) -> Sql:
-    """Sum, mean or stddev of floats: ((x - c) * f) is at most 1, times 2**s a 128-bit integer; what is not finite is counted apart."""
-    value = cast(col(name, "s"), "DOUBLE")
+def _swept_floats(group: _Group, node: Aggregate, name: str, rows: Sql, sums: _Sums) -> Sql:
+    """Sum, mean or stddev of floats in 128-bit fixed point: x * f lies in [-1/2, 1/2] and is kept with all bits that n of them leave free.
+
+    For stddev x is counted from the mean c of the whole column, so that squares do not drown what differs. Powers of two scale exactly.
+    """
+    window = node.window_us
+    assert window is not None
+    numbers = group.source.numbers(group.columns[name])
+    factor = _power_of_two(-math.frexp(numbers.greatest)[1] - 1) if numbers.greatest else 1.0
+    scale = _power_of_two(_FIXED_POINT_BITS - math.frexp(numbers.count + 1.0)[1])
     spread = node.op == "stddev"
-    centre, factor, scale = (f"{part}_{name}" for part in ("c" if spread else "z", "f", "p"))
-    source = cast(col(name), "DOUBLE")
-    kept = lambda tree: exp.Filter(this=tree, expression=exp.Where(this=fn("isfinite", source.copy())))  # noqa: E731
-    greatest = fn("max", fn("abs", source.copy()))
-    bounds[factor] = fn("coalesce", _power(fn("ceil", fn("log2", fn("nullif", kept(greatest), number(0)))), -1, -1), constant_float(1.0))
-    bounds[scale] = _power(fn("ceil", fn("log2", add(fn("count", source.copy()), number(2)))), -1, 124)
-    bounds[centre] = fn("coalesce", kept(fn("avg", source.copy())), constant_float(0.0)) if spread else constant_float(0.0)
+    unit: Sql = op(exp.Mul, cast(col(name), "DOUBLE"), constant_float(factor))
+    if spread:
+        unit = sub(unit, constant_float(numbers.mean * factor))
 
-    def scaled(square: bool) -> Sql:
-        unit = sub(op(exp.Mul, value.copy(), col(factor, "b")), op(exp.Mul, col(centre, "b"), col(factor, "b")))
-        unit = op(exp.Mul, unit, unit.copy()) if square else unit
-        return case((finite.copy(), cast(op(exp.Mul, unit, col(scale, "b")), "HUGEINT")), default=cast(number(0), "HUGEINT"))
+    def total(label: str, value: Sql) -> Sql:
+        kept = cast(op(exp.Mul, value, constant_float(scale)), "HUGEINT")
+        kept = kept if numbers.finite else case((fn("isfinite", cast(col(name), "DOUBLE")), kept))
+        return divide(cast(sums.within(window, f"{label}_{name}", kept), "DOUBLE"), constant_float(scale))
 
     count = cast(rows, "DOUBLE")
-    first = _divide(cast(total("d" if spread else "m", scaled(False)), "DOUBLE"), col(scale, "b"))
     if spread:
-        second = _divide(cast(total("q", scaled(True)), "DOUBLE"), col(scale, "b"))
-        variance = _divide(sub(second, _divide(op(exp.Mul, first, first.copy()), count.copy())), sub(count.copy(), number(1)))
-        answer = _divide(fn("sqrt", fn("greatest", variance, constant_float(0.0))), col(factor, "b"))
-        enough = op(exp.GT, rows.copy(), number(1))
+        shifted, squares = total("d", unit), total("q", op(exp.Mul, unit.copy(), unit.copy()))
+        variance = divide(sub(squares, divide(op(exp.Mul, shifted, shifted.copy()), count.copy())), sub(count.copy(), number(1)))
+        answer = divide(fn("sqrt", fn("greatest", variance, constant_float(0.0))), constant_float(factor))
     else:
-        answer = _divide(first, col(factor, "b"))
-        answer = _divide(answer, count.copy()) if node.op == "mean" else answer
-        enough = op(exp.GT, rows.copy(), number(0))
-    if floats:
-        plain = col(name, "s")
-        odd = {what: total(what, flag(test)) for what, test in _odd_tests(plain).items()}
-        some = {what: op(exp.GT, count_, number(0)) for what, count_ in odd.items()}
-        nan, high, low = constant_float(float("nan")), constant_float(float("inf")), constant_float(float("-inf"))
-        mixed = op(exp.Or, some["nan"], op(exp.And, some["high"], some["low"]))
-        any_odd = op(exp.Or, mixed.copy(), op(exp.Or, some["high"].copy(), some["low"].copy()))
-        odd_answers = [(any_odd, nan)] if spread else [(mixed, nan), (some["high"].copy(), high), (some["low"].copy(), low)]
-        answer = case(*odd_answers, default=answer)
-    return group.finish(node, case((enough, answer)), None, "l")
+        answer = divide(total("m", unit), constant_float(factor))
+        answer = divide(answer, count.copy()) if node.op == "mean" else answer
+    if not numbers.finite:
+        answer = _with_odd_values(node, name, answer, sums, window)
+    enough = op(exp.GT, rows.copy(), number(1 if spread else 0))
+    return case((enough, answer))
 
 
-def _odd_tests(value: Sql) -> dict[str, Sql]:
-    return {
-        "nan": fn("isnan", value.copy()),
-        "high": op(exp.EQ, value.copy(), constant_float(float("inf"))),
-        "low": op(exp.EQ, value.copy(), constant_float(float("-inf"))),
-    }
+def _with_odd_values(node: Aggregate, name: str, answer: Sql, sums: _Sums, window: int) -> Sql:
+    """NaN and the infinities are counted apart: they cannot be taken out of a sum again."""
+    tests = {"nan": fn("isnan", col(name)), "high": op(exp.EQ, col(name), constant_float(math.inf)), "low": op(exp.EQ, col(name), constant_float(-math.inf))}
+    nan, high, low = (op(exp.GT, sums.within(window, f"{what}_{name}", flag(test)), number(0)) for what, test in tests.items())
+    mixed = op(exp.Or, nan, op(exp.And, high, low))
+    if node.op == "stddev":
+        return case((op(exp.Or, mixed, op(exp.Or, high.copy(), low.copy())), constant_float(math.nan)), default=answer)
+    odd = [(mixed, math.nan), (high.copy(), math.inf), (low.copy(), -math.inf)]
+    return case(*((test, constant_float(value)) for test, value in odd), default=answer)
+
+
+def flag(condition: Sql) -> Sql:
+    """1 or 0."""
+    return case((condition, cast(number(1), "BIGINT")), default=cast(number(0), "BIGINT"))
 
 
 def constant_float(value: float) -> Sql:
     """A DOUBLE."""
-    from fondaco.features.plan import Literal
-
     return constant(Literal(value, FLOAT))
 
 
-def _divide(left: Sql, right: Sql) -> Sql:
+def divide(left: Sql, right: Sql) -> Sql:
+    """left / right, of floats."""
     return exp.paren(exp.Div(this=left, expression=right, typed=False, safe=False), copy=False)
 
 
-def _power(exponent: Sql, sign: int, offset: int) -> Sql:
-    """2 ** (sign * exponent + offset), kept within what a double can hold."""
-    shifted = add(number(offset), exponent) if sign > 0 else sub(number(offset), exponent)
-    kept = fn("greatest", number(-_EXPONENT_MAX), fn("least", number(_EXPONENT_MAX), shifted))
-    return fn("pow", constant_float(2.0), kept)
-
-
-def _bounds(group: _Group, bounds: dict[str, Sql]) -> exp.Select:
-    return exp.select(*(exp.alias_(value, name) for name, value in bounds.items())).from_(_table("s"))
+def _power_of_two(exponent: int) -> float:
+    return math.ldexp(1.0, max(-_EXPONENT_MAX, min(_EXPONENT_MAX, exponent)))
 
 
 _GROUPS: Final[dict[str, Callable[[_Group], Statement]]] = {
@@ -673,10 +655,22 @@ _GROUPS: Final[dict[str, Callable[[_Group], Statement]]] = {
 
 def tie_probe(view: ViewPlan, schema: dict[str, ColumnType], source: str, known: bool) -> exp.Select:
     """One 64-bit hash per row of (key, event[, known]): equal rows hash alike, so no equal hashes means no ties."""
-    group = _Group(view, Binding(view.key.entity, view.key.columns), Source(source, schema, lambda _: True), ())
+    group = _Group(view, Binding(view.key.entity, view.key.columns), Source(source, schema, lambda _: True, lambda _: Numbers(True, 0.0, 0, 0.0)), ())
     times = [group.event()] if view.scan.time is not None else []
     times += [group.known()] if known and group.has_known else []
     return exp.select(exp.alias_(fn("hash", *group.key_values(), *times), "h")).from_(_table(source))
+
+
+def numbers_probe(value: Sql, source: str) -> exp.Select:
+    """One row: whether all values are finite, then greatest |x|, count and mean of those that are."""
+    number_ = cast(value, "DOUBLE")
+    finite = fn("isfinite", number_.copy())
+
+    def kept(tree: Sql) -> Sql:
+        return exp.Filter(this=tree, expression=exp.Where(this=finite.copy()))
+
+    facts = [fn("bool_and", finite.copy()), kept(fn("max", fn("abs", number_.copy()))), fn("count", number_.copy()), kept(fn("avg", number_.copy()))]
+    return exp.select(*(exp.alias_(fact, name) for fact, name in zip(facts, ("finite", "greatest", "count", "mean"), strict=True))).from_(_table(source))
 
 
 def output(value: Sql, kind: Kind, stored: str) -> Sql:

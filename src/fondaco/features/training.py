@@ -29,7 +29,7 @@ from fondaco.features.feature import dtype_named
 from fondaco.features.featureset import FeatureSet
 from fondaco.features.kinds import TIMESTAMP, ColumnType, Kind, column_type
 from fondaco.features.plan import Aggregate, Binding, Node, SetPlan, ViewPlan, aggregates_of, canonical_json
-from fondaco.features.sql import LABELS, Source, Statement, output, statements, tie_probe
+from fondaco.features.sql import LABELS, Numbers, Source, Statement, numbers_probe, output, statements, tie_probe
 from fondaco.features.sqlnodes import Sql, all_of, case, col, exp, not_null, print_node, source_column, text_of
 from fondaco.features.table import Table, connect, to_arrow
 from fondaco.features.wording import describe_set
@@ -444,7 +444,7 @@ class Session:
         """The unit's statements; asks the data whether rows tie, where that matters."""
         assert self._unit is not None
         unit = self._unit
-        return statements(unit.view, unit.aggregates, unit.binding, Source(self._source, self._schema, self._has_ties))
+        return statements(unit.view, unit.aggregates, unit.binding, Source(self._source, self._schema, self._has_ties, self._numbers))
 
     def _has_ties(self, known: bool) -> bool:
         """Whether rows tie. Sorting 64-bit hashes costs a tenth of the join; equal hashes by chance only cost time, never answers."""
@@ -455,6 +455,10 @@ class Session:
             hashes.sort()
             self._ties[known] = len(hashes) > TIE_PROBE_ROWS_MAX or bool((hashes[1:] == hashes[:-1]).any())
         return self._ties[known]
+
+    def _numbers(self, value: Sql) -> Numbers:
+        (row,) = self.query(text_of(numbers_probe(value, self._source))).to_pylist()
+        return Numbers(row["finite"] is not False, row["greatest"] or 0.0, row["count"], row["mean"] or 0.0)
 
 
 def in_order(table: pa.Table) -> pa.Table:
