@@ -193,7 +193,7 @@ class _Parts:
     def row(self) -> type[Row]:
         if not isinstance(self.reader, Record):
             raise SchemaError("$", "only a record has rows whose fields are read one by one; use decode")
-        return row_class(self.decoder)
+        return row_class(self.decoder, lambda data: (_rebuild_row, (*self.identity, data)))
 
     @cached_property
     def arrow_schema(self) -> pa.Schema:
@@ -217,6 +217,10 @@ def _rebuild(writer: str, reader: str, named: bool) -> Codec:
     codec = Codec.__new__(Codec)
     codec._parts = _parts_of(writer, reader, named)
     return codec
+
+
+def _rebuild_row(writer: str, reader: str, named: bool, data: bytes) -> Row:
+    return _parts_of(writer, reader, named).row(data)
 
 
 def as_type(schema: object) -> Type:

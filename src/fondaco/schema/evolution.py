@@ -125,7 +125,7 @@ class _Merger:
         match old, new:
             case Primitive(), Primitive():
                 return _primitives(old, new, path)
-            case (Fixed(), Fixed()) | (Enum(), Enum()) | (Record(), Record()):
+            case (Fixed() | Enum() | Record(), Fixed() | Enum() | Record()) if type(old) is type(new):
                 return self._named(old, new, path)
             case Array(), Array():
                 return Array(self.merge(old.items, new.items, f"{path}.items"), dict(new.properties))

@@ -21,6 +21,7 @@ Thread rule: pure functions. Source: Apache Avro 1.12.0 specification, "Logical 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -151,7 +152,8 @@ def _as_uuid(value: Any) -> UUID:
     if isinstance(value, UUID):
         return value
     if isinstance(value, str):
-        return UUID(value)
+        with contextlib.suppress(ValueError):
+            return UUID(value)
     raise ValueError("a UUID or its text")
 
 

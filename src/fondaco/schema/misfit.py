@@ -98,7 +98,7 @@ def check_value(kind: Type, value: Any, path: str = "", depth: int = 0) -> None:
                 raise _misfit(path, value, "a mapping with text keys")
             for key, item in value.items():
                 if not isinstance(key, str) or not _encodable(key):
-                    raise _misfit(path, key, "a mapping with text keys")
+                    raise _misfit(path, value, "a mapping with text keys")
                 check_value(kind.values, item, f"{path}[{key!r}]", depth)
         case Union():
             _union(kind, value, path, depth)

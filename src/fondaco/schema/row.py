@@ -30,6 +30,7 @@ class Row(Mapping[str, Any]):
 
     _getters: ClassVar[Getters]
     _decode: ClassVar[Callable[[Any], dict[str, Any]]]
+    _rebuild: ClassVar[Callable[[bytes], tuple[Any, ...]]]  # for pickle: how to make the row of these bytes elsewhere
     _with_ahead: ClassVar[type[Row]]  # the class of rows whose next values are decoded already (`_ahead`)
 
     def __init__(self, data: Buffer, start: int = 0, end: int | None = None) -> None:
@@ -103,12 +104,15 @@ class Row(Mapping[str, Any]):
 
     __hash__ = None  # type: ignore[assignment]  # compared by value, which may be an array
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._rebuild(self.to_bytes())
+
     def __repr__(self) -> str:
         return f"Row({self.to_dict()!r})"
 
 
-def row_class(decoder: RowDecoder) -> type[Row]:
-    """The class of rows that `decoder` reads, which are records."""
+def row_class(decoder: RowDecoder, rebuild: Callable[[bytes], tuple[Any, ...]]) -> type[Row]:
+    """The class of rows that `decoder` reads, which are records; `rebuild(bytes)` is what `__reduce__` of such a row gives."""
 
     class CodecRow(Row):
         __slots__ = ()
@@ -124,6 +128,7 @@ def row_class(decoder: RowDecoder) -> type[Row]:
 
     CodecRow._getters = decoder.getters
     CodecRow._decode = staticmethod(decoder.decode)
+    CodecRow._rebuild = staticmethod(rebuild)
     CodecRow._with_ahead = CodecRowWithAhead
     classes: tuple[type[Row], ...] = (CodecRow, CodecRowWithAhead)
     for made in classes:
