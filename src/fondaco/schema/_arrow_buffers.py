@@ -113,9 +113,7 @@ def _intervals(node: Node, data: Bytes) -> Bytes:
     """Avro's durations (unsigned months, days, milliseconds) as Arrow's (signed months, days, nanoseconds)."""
     parts = data.view("<u4").reshape(-1, 3)
     if parts[:, :2].max(initial=0) > _INT32_MAX:
-        raise DataError(
-            f"column {node.path!r} holds 2**31 months or days or more, which Arrow cannot; read it as columns[...]"
-        )
+        raise DataError(f"column {node.path!r} holds 2**31 months or days or more, which Arrow cannot; read it as columns[...]")
     intervals = np.empty(len(parts), _INTERVAL)
     intervals["months"], intervals["days"] = parts[:, 0], parts[:, 1]
     intervals["nanos"] = parts[:, 2].astype(np.int64) * _NANOS_PER_MILLI

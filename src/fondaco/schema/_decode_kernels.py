@@ -35,6 +35,7 @@ _INT_MAX = (1 << 31) - 1
 _INT_MIN = -(1 << 31)
 _COUNT_MAX = 1 << 31  # offsets have 32 bits
 _VARINT_BYTES_MAX = 10
+_LINE_BYTES = 64  # of the processor's cache
 
 
 @njit(nogil=True, cache=True)
@@ -81,8 +82,13 @@ def decode_rows(
     free_items = at(state, o.FREE_ITEMS)
     while row < row_count:
         if status == o.BEGIN_ROW:
-            if row + o.PREFETCH_ROWS < row_count:
-                prefetch(at(starts, row + o.PREFETCH_ROWS))
+            ahead = row + o.PREFETCH_ROWS
+            if ahead < row_count:
+                line = at(starts, ahead)
+                last = min(at(ends, ahead), line + o.PREFETCH_BYTES)
+                while line < last:
+                    prefetch(line)
+                    line += _LINE_BYTES
             position = at(starts, row)
             end = at(ends, row)
             pc = 0

@@ -98,7 +98,10 @@ BAD_TIME: Final = 25
 REFUSED: Final = 26
 EMPTY_ITEMS: Final = 27
 
-PREFETCH_ROWS: Final = 6  # how far ahead of the interpreter the next rows' first bytes are asked for
+# The bytes of rows to come are asked for while this one is read. 1000 rows of 570 bytes, drawn at random from 1.5 GB: 97 ns a row; 225 ns
+# with only the first line of each, 257 ns without; 4 to 12 rows ahead make no difference.
+PREFETCH_ROWS: Final = 6
+PREFETCH_BYTES: Final = 1024
 
 # -- encoding: Arrow buffers -> bytes -----------------------------------------------------------------------------------------------
 #
