@@ -16,7 +16,8 @@
 The narrower type of a row's leaf is kept as its property `"arrow"` (`{"type": "int", "arrow": "uint8"}`), so the way back is exact.
 Refused by name: uint64, time64[ns], sparse unions, run-end encoding, other extension types and map keys, names that Avro does not allow.
 Lists of floats and fixed-size lists stay `array<float>` and `vector` even if Arrow would let their items be null, as `pyarrow.list_` does
-unless told otherwise: items that *are* null are refused when they are encoded.
+unless told otherwise: items that *are* null are refused when they are encoded. A union has no nulls of its own in either world, so whether
+Arrow calls its field nullable is not kept.
 
 A schema that was made from Avro carries it in its metadata, so that names, defaults, docs and symbols come back too, as long as the
 columns are unchanged. Avro enums become dictionary<int32, string>; int8 vectors become struct<scale, values>; bfloat16 becomes uint16,
