@@ -167,6 +167,9 @@ class EncoderSource:
             line(f"{value} = as_int({value})")
         with block(f"if {max(low, -64)} <= {value} < 64:"):
             line(f"a(({value} << 1) ^ ({value} >> 63))")
+        if low < -8192 and high > 8191:
+            with block(f"elif -8192 <= {value} < 8192:"):
+                line(f"n = ({value} << 1) ^ ({value} >> 63); a(n & 127 | 128); a(n >> 7)")
         with block(f"elif {low} <= {value} <= {high}:"):
             line(f"o += encode_long({value})")
         with block("else:"):

@@ -91,9 +91,9 @@ def to_base(kind: Primitive | Fixed) -> Callable[[Any], Any] | None:
         case Duration():
             return _duration_to_bytes
         case Vector() as vector:
-            from fondaco.schema.vectors import vector_bytes
+            from fondaco.schema.vectors import vector_writer
 
-            return lambda value: vector_bytes(vector, value)
+            return vector_writer(vector)
     return None
 
 

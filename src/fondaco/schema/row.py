@@ -10,7 +10,6 @@ A row checks what it touches: a damaged row raises DecodeError when the damage i
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, KeysView, Mapping
 from typing import Any, ClassVar
 
@@ -31,7 +30,7 @@ class Row(Mapping[str, Any]):
     _getters: ClassVar[Getters]
     _decode: ClassVar[Callable[[Any], dict[str, Any]]]
     _rebuild: ClassVar[Callable[[bytes], tuple[Any, ...]]]  # for pickle: how to make the row of these bytes elsewhere
-    _with_ahead: ClassVar[type[Row]]  # the class of rows whose next values are decoded already (`_ahead`)
+    _with_ahead: ClassVar[type[Row]]  # the class of rows whose next values are decoded already (`_ahead` hands each out once)
 
     def __init__(self, data: Buffer, start: int = 0, end: int | None = None) -> None:
         """
@@ -80,11 +79,12 @@ class Row(Mapping[str, Any]):
 
     def keys(self) -> KeysView[str]:
         """Names of the fields. Decodes the row, for `dict(row)`."""
-        with contextlib.suppress(DecodeError):  # a damaged row tells at the field that it reaches
-            self._ahead: dict[str, Any] = self.to_dict()
-            # Another class instead of a flag: `__getitem__` of the usual row stays as fast as it is.
-            self.__class__ = self._with_ahead
-        return KeysView(self)
+        try:
+            self._ahead: Callable[..., Any] = self.to_dict().pop
+        except DecodeError:  # a damaged row tells at the field that is reached
+            return self._getters.view
+        self.__class__ = self._with_ahead  # a class instead of a flag: `__getitem__` of the usual row stays as fast as it is
+        return self._getters.view
 
     def items(self) -> Any:
         """Names and values, decoded in one pass."""
@@ -121,10 +121,11 @@ def row_class(decoder: RowDecoder, rebuild: Callable[[bytes], tuple[Any, ...]]) 
         __slots__ = ()
 
         def __getitem__(self, name: str) -> Any:
-            value = self._ahead.pop(name, _NOTHING)
-            if not self._ahead:
-                self.__class__ = CodecRow  # type: ignore[assignment]  # its base, of the same layout
-            return super().__getitem__(name) if value is _NOTHING else value
+            value = self._ahead(name, _NOTHING)
+            if value is not _NOTHING:
+                return value
+            self.__class__ = CodecRow  # type: ignore[assignment]  # its base, of the same layout
+            return CodecRow.__getitem__(self, name)
 
     CodecRow._getters = decoder.getters
     CodecRow._decode = staticmethod(decoder.decode)

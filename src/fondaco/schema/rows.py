@@ -75,6 +75,7 @@ class Getters(dict[str, Getter]):
         super().__init__()
         self._step = step
         self.names = tuple(member.name for member in step.target.fields)
+        self.view = dict.fromkeys(self.names).keys()
 
     def __missing__(self, name: str) -> Getter:
         if name not in self.names:

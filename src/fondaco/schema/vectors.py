@@ -12,6 +12,8 @@ Thread rule: pure functions over immutable bytes; views are read-only. Source: o
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from mmap import mmap
 from typing import Any, Final, cast
 
@@ -21,6 +23,7 @@ from fondaco.core.errors import SchemaError
 from fondaco.schema.types import INT8_SCALE_BYTES, VECTOR_ITEM_BYTES, Vector, VectorDtype
 
 _DTYPES: Final[dict[str, str]] = {"float32": "<f4", "float16": "<f2", "int8": "i1"}
+_PLAIN_NUMBERS: Final = frozenset((float, int))
 Buffer = bytes | bytearray | memoryview | mmap
 
 
@@ -113,6 +116,25 @@ def vector_bytes(kind: Vector, value: Any) -> bytes:
     if len(numbers) != kind.dim:
         raise ValueError(f"{kind.dim} numbers, not {len(numbers)}")
     return quantize(numbers) if kind.dtype == "int8" else numbers.tobytes()
+
+
+def vector_writer(kind: Vector) -> Callable[[Any], bytes]:
+    """`vector_bytes` for one kind, faster for the common one: float32 from a list or an array."""
+    if kind.dtype != "float32":
+        return lambda value: vector_bytes(kind, value)
+    dim, dtype, pack = kind.dim, vector_dtype("float32"), struct.Struct(f"<{kind.dim}f").pack
+
+    def write(value: Any) -> bytes:
+        if type(value) is np.ndarray and value.dtype == dtype and value.shape == (dim,):
+            return value.tobytes()
+        if type(value) is list and len(value) == dim and _PLAIN_NUMBERS.issuperset(map(type, value)):
+            try:
+                return pack(*value)
+            except OverflowError:
+                raise ValueError("numbers within the range of float32") from None
+        return vector_bytes(kind, value)
+
+    return write
 
 
 def quantize(numbers: np.ndarray[Any, Any]) -> bytes:

@@ -79,10 +79,15 @@ def encode_long(value: int) -> bytes:
         return bytes((z & 127 | 128, z >> 7 & 127 | 128, z >> 14))
     if z < 0x10000000:
         return bytes((z & 127 | 128, z >> 7 & 127 | 128, z >> 14 & 127 | 128, z >> 21))
-    out = bytearray((z & 127 | 128, z >> 7 & 127 | 128, z >> 14 & 127 | 128, z >> 21 & 127 | 128))
-    z >>= 28
-    while z > 127:
-        out.append(z & 127 | 128)
-        z >>= 7
-    out.append(z)
-    return bytes(out)
+    # From here on the first four bytes are alike.
+    a, b, c, d, z = z & 127 | 128, z >> 7 & 127 | 128, z >> 14 & 127 | 128, z >> 21 & 127 | 128, z >> 28
+    if z < 0x80:
+        return bytes((a, b, c, d, z))
+    if z < 0x4000:
+        return bytes((a, b, c, d, z & 127 | 128, z >> 7))
+    if z < 0x200000:
+        return bytes((a, b, c, d, z & 127 | 128, z >> 7 & 127 | 128, z >> 14))
+    if z < 0x10000000:
+        return bytes((a, b, c, d, z & 127 | 128, z >> 7 & 127 | 128, z >> 14 & 127 | 128, z >> 21))
+    e, f, g, h, z = z & 127 | 128, z >> 7 & 127 | 128, z >> 14 & 127 | 128, z >> 21 & 127 | 128, z >> 28
+    return bytes((a, b, c, d, e, f, g, h, z)) if z < 0x80 else bytes((a, b, c, d, e, f, g, h, z & 127 | 128, z >> 7))
