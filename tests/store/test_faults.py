@@ -108,24 +108,25 @@ def test_a_push_killed_at_any_moment_leaves_the_current_version_and_no_files_and
 
 
 def test_a_reader_in_another_process_sees_only_whole_versions_through_50_swaps_and_rollbacks(tmp_path: Path) -> None:
-    with fd.open(tmp_path) as platform, _Child("read", str(tmp_path)) as child:
+    with fd.open(tmp_path) as platform:
         store = platform.create_store("s", value=VALUE, partitions=4, keep=3)
         for seed in (1, 2, 3):
             store.push(_table(seed))
-        assert child.hear() == "reading" if store.current else False
-        chance = random.Random(7)
-        for step in range(50):
-            if step % 10 == 9:
-                store.push(_table(10 + step))
-                continue
-            versions = [version.version for version in store.versions()]
-            backups = [version for version in store.versions() if version.state == "BACKUP" and not version.rolled_back]
-            if step % 2 and any(version.version < (store.current or 0) for version in backups):
-                store.rollback()
-            else:
-                store.swap(chance.choice(versions))
-        child.tell("stop")
-        answer = child.hear()
+        with _Child("read", str(tmp_path)) as child:
+            assert child.hear() == "reading"
+            chance = random.Random(7)
+            for step in range(50):
+                if step % 10 == 9:
+                    store.push(_table(10 + step))
+                    continue
+                versions = [version.version for version in store.versions()]
+                backups = [version for version in store.versions() if version.state == "BACKUP" and not version.rolled_back]
+                if step % 2 and any(version.version < (store.current or 0) for version in backups):
+                    store.rollback()
+                else:
+                    store.swap(chance.choice(versions))
+            child.tell("stop")
+            answer = child.hear()
     assert answer.keys() == {"reads", "seeds"}, answer
     assert answer["reads"] > 10
     assert len(answer["seeds"]) > 2
