@@ -21,7 +21,9 @@ from fondaco.features.view import View, definition_of
 from fondaco.features.wording import describe
 
 # Shrinking reruns the engine hundreds of times; a failure prints the whole (small) example and its SQL anyway.
-settings.register_profile("engine", deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate), suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "engine", deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate), suppress_health_check=list(HealthCheck)
+)
 ENGINE = settings.get_profile("engine")
 
 US = pa.timestamp("us", tz="UTC")
@@ -97,7 +99,9 @@ def definitions(columns: Any) -> st.SearchStrategy[ft.Expression]:
     windows = st.sampled_from([None, "1us", "2us", "5us"])
     sides = st.sampled_from(["right", "left"])
 
-    def build(op: str, column: str, where: Any, window: Any, closed: Any, skip: bool, k: int | None, age: Any, default: bool) -> ft.Expression:
+    def build(
+        op: str, column: str, where: Any, window: Any, closed: Any, skip: bool, k: int | None, age: Any, default: bool
+    ) -> ft.Expression:
         value = columns[column]
         fallback = {"x": 7.5, "i": -9, "s": "none", "b": True}[column] if default else None
         if op == "latest":
@@ -230,7 +234,11 @@ def temporal(columns: Any) -> list[ft.Expression]:
     import datetime
 
     t = columns.t
-    parts = [getattr(t, part)(tz) for part in ("year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year") for tz in ("UTC", "America/New_York")]
+    parts = [
+        getattr(t, part)(tz)
+        for part in ("year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year")
+        for tz in ("UTC", "America/New_York")
+    ]
     shifted = [t + datetime.timedelta(days=1), t - datetime.timedelta(microseconds=3), ft.greatest(t, columns.u)]
     return [*parts, t.seconds_since(columns.u), *shifted, t >= datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)]
 

@@ -34,6 +34,8 @@ from fondaco.features.feature import (
     Timestamp,
 )
 from fondaco.features.featureset import FeatureSet
+from fondaco.features.online import FeatureColumns, FeatureRow, OnlineReader, close_readers, get, get_many
+from fondaco.features.publish import publish
 from fondaco.features.table import Sql, Table
 from fondaco.features.training import TrainingRecord, TrainingSet, training_set
 from fondaco.features.view import View
@@ -44,6 +46,8 @@ __all__ = [
     "Entity",
     "Expression",
     "Feature",
+    "FeatureColumns",
+    "FeatureRow",
     "FeatureSet",
     "Float32",
     "Float64",
@@ -52,6 +56,7 @@ __all__ = [
     "Int32",
     "Int64",
     "List",
+    "OnlineReader",
     "Sql",
     "String",
     "Table",
@@ -59,11 +64,15 @@ __all__ = [
     "TrainingRecord",
     "TrainingSet",
     "View",
+    "close_readers",
     "coalesce",
     "concat",
     "count",
+    "get",
+    "get_many",
     "greatest",
     "least",
+    "publish",
     "training_set",
     "when",
 ]

@@ -36,7 +36,9 @@ def normalise(node: Node, where: str) -> Node:
                 raise DefinitionError(f"{where}: an aggregate of an aggregate; a second view over the first is the way to chain them")
     loose = _loose_columns(node)
     if loose:
-        raise DefinitionError(f"{where} mixes aggregates with the column {loose[0]!r} of single rows; write {loose[0]}.latest() for the newest row's value")
+        raise DefinitionError(
+            f"{where} mixes aggregates with the column {loose[0]!r} of single rows; write {loose[0]}.latest() for the newest row's value"
+        )
     return node
 
 
@@ -71,7 +73,9 @@ def _column_kind(name: str, schema: Schema, scan: Scan, table: str) -> Kind:
         raise ColumnNotFoundError(name, list(schema), f"table {table!r}")
     column = schema[name]
     if column.kind is None:
-        raise DefinitionError(f"column {name!r} of table {table!r} is {column.stored}, which expressions cannot use; turn it into another type with ft.Sql")
+        raise DefinitionError(
+            f"column {name!r} of table {table!r} is {column.stored}, which expressions cannot use; turn it into another type with ft.Sql"
+        )
     if column.naive and scan.tz is None and column.stored != "DATE":
         raise NaiveTimestampError(name, f"table {table!r}")
     return column.kind
@@ -103,7 +107,9 @@ def check_key(key: Key, schema: Schema, table: str) -> None:
     """
     for field, kind, column in zip(key.fields, key.kinds, key.columns, strict=True):
         if column not in schema:
-            raise ColumnNotFoundError(column, list(schema), f"table {table!r} (field {field!r} of {key.entity}; another name is given by key={{{field!r}: ...}})")
+            raise ColumnNotFoundError(
+                column, list(schema), f"table {table!r} (field {field!r} of {key.entity}; another name is given by key={{{field!r}: ...}})"
+            )
         if schema[column].kind != kind:
             raise DefinitionError(f"{key.entity}.{field} is {kind}, but column {column!r} of table {table!r} is {schema[column].stored}")
 

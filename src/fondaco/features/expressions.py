@@ -436,9 +436,7 @@ def concat(*values: Any) -> Expression:
     return joined
 
 
-def count(
-    *, where: Expression | None = None, window: Duration | None = None, closed: Closed = "right", default: Any = None
-) -> Expression:
+def count(*, where: Expression | None = None, window: Duration | None = None, closed: Closed = "right", default: Any = None) -> Expression:
     """How many rows are visible; 0 if there is none."""
     return aggregate("count", None, where=where, window=window, closed=closed, default=default)
 

@@ -111,7 +111,9 @@ class FeatureSet:
         names: dict[str, type[Entity]] = {}
         for entity in self.entities:
             if names.setdefault(entity.__name__, entity) is not entity:
-                raise DefinitionError(f"feature set {self.name!r} uses two entities named {entity.__name__}; stores are named after them: rename one")
+                raise DefinitionError(
+                    f"feature set {self.name!r} uses two entities named {entity.__name__}; stores are named after them: rename one"
+                )
 
 
 def _expand(member: object) -> list[Feature[Any]]:

@@ -291,7 +291,9 @@ class _Group:
 
 def struct(members: dict[str, Sql]) -> Sql:
     """{'name': value, ...}."""
-    return exp.Struct(expressions=[exp.PropertyEQ(this=exp.to_identifier(name, quoted=True), expression=value) for name, value in members.items()])
+    return exp.Struct(
+        expressions=[exp.PropertyEQ(this=exp.to_identifier(name, quoted=True), expression=value) for name, value in members.items()]
+    )
 
 
 def member_of(value: Sql, name: str) -> Sql:
@@ -436,7 +438,9 @@ def _frames(group: _Group) -> Statement:
         answers.append(answer)
     place = group.event() if sliding else group.visible_from(group.members[0].closed)
     keys = [col(key) for key in group.keys]
-    labels = exp.select(*keys, exp.alias_(col("t"), "o"), col("t"), col("u"), col("rid"), *(exp.alias_(exp.null(), name) for name in group.columns))
+    labels = exp.select(
+        *keys, exp.alias_(col("t"), "o"), col("t"), col("u"), col("rid"), *(exp.alias_(exp.null(), name) for name in group.columns)
+    )
     rows = exp.select(*(key.copy() for key in keys), col("o"), *(exp.null() for _ in range(3)), *(col(name) for name in group.columns))
     both = labels.from_(_table("labelled")).union(rows.from_(_table("s")), distinct=False)
     carried = [col(name) for name in (*group.keys, "t", "u", "rid")]
@@ -544,17 +548,25 @@ def _sweep(group: _Group) -> Statement:
     closed = group.members[0].closed
     query = exp.select().with_("l", as_=group.labels())
     query = query.with_("s", as_=group.scan(("e", group.event()), ("come", group.visible_from(closed))))
-    query = query.with_("come", as_=_run_up(group, sums, col("come"), list(sums.deltas))).from_(_table("l")).join(_asof(group, "l", "come", exp.GTE, "o"))
+    query = (
+        query.with_("come", as_=_run_up(group, sums, col("come"), list(sums.deltas)))
+        .from_(_table("l"))
+        .join(_asof(group, "l", "come", exp.GTE, "o"))
+    )
     for window, labels in sums.needed.items():
         # a row that is known only after it left comes and leaves at one moment
         leave = fn("greatest", add(col("e"), number(window)), col("come"))
-        query = query.with_(f"left_{window}", as_=_run_up(group, sums, leave, labels)).join(_asof(group, "l", f"left_{window}", exp.GTE, "o"))
+        query = query.with_(f"left_{window}", as_=_run_up(group, sums, leave, labels)).join(
+            _asof(group, "l", f"left_{window}", exp.GTE, "o")
+        )
     return _statement("sweep", group, query, answers, "l")
 
 
 def _run_up(group: _Group, sums: _Sums, moment: Sql, labels: Sequence[str]) -> exp.Select:
     """Running sums of `labels` per key in the order of `moment`; rows of one moment all carry the same totals."""
-    moved = exp.select(*(col(key) for key in group.keys), exp.alias_(moment, "o"), *(exp.alias_(sums.deltas[n].copy(), n) for n in labels)).from_(_table("s"))
+    moved = exp.select(
+        *(col(key) for key in group.keys), exp.alias_(moment, "o"), *(exp.alias_(sums.deltas[n].copy(), n) for n in labels)
+    ).from_(_table("s"))
     totals = [exp.alias_(_window(fn("sum", col(name)), group.keys, "o", "UNBOUNDED"), name) for name in labels]
     return exp.select(*(col(key) for key in group.keys), col("o"), *totals).from_(moved.subquery("moved"))
 
@@ -613,7 +625,11 @@ def _swept_floats(group: _Group, node: Aggregate, name: str, rows: Sql, sums: _S
 
 def _with_odd_values(node: Aggregate, name: str, answer: Sql, sums: _Sums, window: int) -> Sql:
     """NaN and the infinities are counted apart: they cannot be taken out of a sum again."""
-    tests = {"nan": fn("isnan", col(name)), "high": op(exp.EQ, col(name), constant_float(math.inf)), "low": op(exp.EQ, col(name), constant_float(-math.inf))}
+    tests = {
+        "nan": fn("isnan", col(name)),
+        "high": op(exp.EQ, col(name), constant_float(math.inf)),
+        "low": op(exp.EQ, col(name), constant_float(-math.inf)),
+    }
     nan, high, low = (op(exp.GT, sums.within(window, f"{what}_{name}", flag(test)), number(0)) for what, test in tests.items())
     mixed = op(exp.Or, nan, op(exp.And, high, low))
     if node.op == "stddev":
@@ -655,7 +671,9 @@ _GROUPS: Final[dict[str, Callable[[_Group], Statement]]] = {
 
 def tie_probe(view: ViewPlan, schema: dict[str, ColumnType], source: str, known: bool) -> exp.Select:
     """One 64-bit hash per row of (key, event[, known]): equal rows hash alike, so no equal hashes means no ties."""
-    group = _Group(view, Binding(view.key.entity, view.key.columns), Source(source, schema, lambda _: True, lambda _: Numbers(True, 0.0, 0, 0.0)), ())
+    group = _Group(
+        view, Binding(view.key.entity, view.key.columns), Source(source, schema, lambda _: True, lambda _: Numbers(True, 0.0, 0, 0.0)), ()
+    )
     times = [group.event()] if view.scan.time is not None else []
     times += [group.known()] if known and group.has_known else []
     return exp.select(exp.alias_(fn("hash", *group.key_values(), *times), "h")).from_(_table(source))
@@ -669,8 +687,15 @@ def numbers_probe(value: Sql, source: str) -> exp.Select:
     def kept(tree: Sql) -> Sql:
         return exp.Filter(this=tree, expression=exp.Where(this=finite.copy()))
 
-    facts = [fn("bool_and", finite.copy()), kept(fn("max", fn("abs", number_.copy()))), fn("count", number_.copy()), kept(fn("avg", number_.copy()))]
-    return exp.select(*(exp.alias_(fact, name) for fact, name in zip(facts, ("finite", "greatest", "count", "mean"), strict=True))).from_(_table(source))
+    facts = [
+        fn("bool_and", finite.copy()),
+        kept(fn("max", fn("abs", number_.copy()))),
+        fn("count", number_.copy()),
+        kept(fn("avg", number_.copy())),
+    ]
+    return exp.select(*(exp.alias_(fact, name) for fact, name in zip(facts, ("finite", "greatest", "count", "mean"), strict=True))).from_(
+        _table(source)
+    )
 
 
 def output(value: Sql, kind: Kind, stored: str) -> Sql:

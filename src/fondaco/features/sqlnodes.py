@@ -22,7 +22,15 @@ Sql = exp.Expression
 Leaf = Callable[[Node], tuple[Sql, Kind]]
 Printer = Callable[[list[Sql], list[Kind]], Sql]
 
-_TYPES: Final = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "bytes": "BLOB", "timestamp": "BIGINT", "null": "DOUBLE"}
+_TYPES: Final = {
+    "bool": "BOOLEAN",
+    "int": "BIGINT",
+    "float": "DOUBLE",
+    "string": "VARCHAR",
+    "bytes": "BLOB",
+    "timestamp": "BIGINT",
+    "null": "DOUBLE",
+}
 
 
 def text_of(tree: exp.Expression, *, pretty: bool = False) -> str:

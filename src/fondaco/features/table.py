@@ -98,7 +98,9 @@ class Table:
         name: str | None = None,
     ) -> None:
         if known_at is not None and time is None:
-            raise DefinitionError(f"known_at={known_at!r} without time=: name the column of the event time too, or leave both out for static facts")
+            raise DefinitionError(
+                f"known_at={known_at!r} without time=: name the column of the event time too, or leave both out for static facts"
+            )
         if tz is not None and tz not in zoneinfo.available_timezones():
             raise DefinitionError(f'tz={tz!r} is no time zone; write for example "UTC" or "America/New_York"')
         self.time, self.known_at, self.tz = time, known_at, tz
@@ -154,7 +156,9 @@ class Table:
                 mapping = self._keys[None]
             else:
                 declared = ", ".join(other.__name__ for other in self._keys if other is not None)
-                raise DefinitionError(f"table {self.name!r} is keyed by {declared}, not by {entity.__name__}; write key=[{declared}, {entity.__name__}]")
+                raise DefinitionError(
+                    f"table {self.name!r} is keyed by {declared}, not by {entity.__name__}; write key=[{declared}, {entity.__name__}]"
+                )
         for member in mapping:
             if member not in fields:
                 raise ColumnNotFoundError(member, list(fields), f"entity {entity.__name__}")
@@ -247,7 +251,9 @@ class Table:
                 raise ColumnNotFoundError(column, list(schema), f"table {self.name!r} ({option}=)")
             found = schema[column]
             if found.kind != TIMESTAMP:
-                raise DefinitionError(f"table {self.name!r}: {option}={column!r} is {found.stored}, expected a timestamp (turn it into one with ft.Sql)")
+                raise DefinitionError(
+                    f"table {self.name!r}: {option}={column!r} is {found.stored}, expected a timestamp (turn it into one with ft.Sql)"
+                )
             if found.naive and self.tz is None:
                 raise NaiveTimestampError(column, f"table {self.name!r}")
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from fondaco.features.featureset import FeatureSet
 from fondaco.features.kinds import TIMESTAMP, ColumnType, Kind, column_type
 from fondaco.features.plan import Aggregate, Binding, Node, SetPlan, ViewPlan, aggregates_of, canonical_json
 from fondaco.features.sql import LABELS, Numbers, Source, Statement, numbers_probe, output, statements, tie_probe
-from fondaco.features.sqlnodes import Sql, all_of, case, col, exp, not_null, print_node, source_column, text_of
+from fondaco.features.sqlnodes import Sql, all_of, case, col, exp, fn, not_null, number, op, print_node, source_column, text_of
 from fondaco.features.table import Table, connect, to_arrow
 from fondaco.features.wording import describe_set
 
@@ -39,17 +39,25 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+    from fondaco.catalog import Catalog
+
 TIE_PROBE_ROWS_MAX: Final = 50_000_000  # beyond it rows are taken to tie, which is always right and only slower: the probe holds 8 B a row
 CONCURRENT_UNITS: Final = 2
 _SOURCE_NUMBERS: Final = itertools.count()
 _FINGERPRINT_BYTES: Final = 1 << 16
 
 
-class TrainingRecorder(Protocol):
-    """Where records of training sets are kept, by id; the platform's catalog offers it."""
+class RecordKeeper(Protocol):
+    """A platform: what a training set needs of it."""
 
-    def record_training_set(self, record: dict[str, Any]) -> None:
-        """Keep the record (plain JSON values)."""
+    @property
+    def catalog(self) -> Catalog:
+        """Where records are kept."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """What time it is."""
         ...
 
 
@@ -97,6 +105,7 @@ class TrainingSet:
     def __init__(self, feature_set: FeatureSet, labels: pa.Table, at: str, options: Options) -> None:
         self._set, self._labels, self._at, self._options = feature_set, labels, at, options
         self._plan = feature_set.plan()
+        self._tables = [definition.table for definition in feature_set.definitions]
         check_labels(self._plan, labels, at, options.tz)
         self._result: _Result | None = None
 
@@ -139,25 +148,29 @@ class TrainingSet:
 
     def explain(self) -> str:
         """The plan in words, then the SQL of every statement."""
-        with Engine(self._set, self._plan, self._labels, self._at, self._options) as engine:
+        with Engine(self._tables, self._plan, self._labels, self._at, self._options) as engine:
             lines = [describe_set(self._plan), ""]
             for unit in engine.units():
                 for statement in engine.statements(unit):
-                    lines += [f"-- {unit.view.name} by {', '.join(unit.binding.columns)}: {statement.strategy}", f"{statement.text(pretty=True)};", ""]
+                    lines += [
+                        f"-- {unit.view.name} by {', '.join(unit.binding.columns)}: {statement.strategy}",
+                        f"{statement.text(pretty=True)};",
+                        "",
+                    ]
         return "\n".join(lines)
 
     def _computed(self) -> _Result:
         if self._result is None:
             started = time.perf_counter()
-            with Engine(self._set, self._plan, self._labels, self._at, self._options) as engine:
+            with Engine(self._tables, self._plan, self._labels, self._at, self._options) as engine:
                 columns = engine.run()
             table = self._labels
             for chosen in self._plan.selections:
                 table = table.append_column(chosen.output, columns[chosen.output])
             record = self._make_record(table, time.perf_counter() - started)
             self._result = _Result(table, record)
-            if self._options.recorder is not None:
-                self._options.recorder.record_training_set(record.to_dict())
+            if self._options.platform is not None:
+                _keep(self._options.platform, record)
         return self._result
 
     def _make_record(self, table: pa.Table, seconds: float) -> TrainingRecord:
@@ -186,12 +199,12 @@ class Options:
     tz: str | None = None
     memory_limit: str | None = None
     threads: int | None = None
-    recorder: TrainingRecorder | None = None
+    platform: RecordKeeper | None = None
     clock: Clock = field(default_factory=SystemClock)
 
 
 def training_set(
-    platform: object,
+    platform: RecordKeeper | None,
     feature_set: FeatureSet,
     labels: object,
     *,
@@ -203,7 +216,7 @@ def training_set(
     """Join features to labels as of each label's time. Checked now, computed when first asked for.
 
     Args:
-        platform: offers `record_training_set` if records are to be kept (a platform's catalog does); None keeps none.
+        platform: keeps the record of the training set in its catalog; None keeps it nowhere but in the result.
         labels: Arrow, pandas or Polars table, or paths of Parquet or CSV files; its key columns are named like the entities' fields,
             or as `on(...)` says. Rows may repeat, be in any order, and have null keys (their features are null).
         at: the label's time column. tz: its zone, if it has none.
@@ -212,8 +225,20 @@ def training_set(
         ColumnNotFoundError, NaiveTimestampError, DefinitionError: found before anything runs.
     """
     table = read_labels(labels)
-    recorder = platform if hasattr(platform, "record_training_set") else None
-    return TrainingSet(feature_set, table, at, Options(tz, memory_limit, threads, recorder))
+    clock = platform.clock if platform is not None else SystemClock()
+    return TrainingSet(feature_set, table, at, Options(tz, memory_limit, threads, platform, clock))
+
+
+def _keep(platform: RecordKeeper, record: TrainingRecord) -> None:
+    """In the catalog, unless its directory cannot be written: reading must work there."""
+    from fondaco.catalog import records
+
+    if platform.catalog.read_only:
+        return
+    with platform.catalog.write() as connection:
+        records.record_training_set(
+            connection, record.feature_set, plan_hash=record.plan_hash, record=record.to_dict(), now_us=platform.clock.now_us()
+        )
 
 
 # -- labels -------------------------------------------------------------------------------------------------------------------------
@@ -283,6 +308,19 @@ class Unit:
     aggregates: tuple[Aggregate, ...]
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of `count` shares of the keys, by hash: share `index` holds all rows of its keys."""
+
+    index: int
+    count: int
+
+    def condition(self, view: ViewPlan, schema: dict[str, ColumnType]) -> Sql:
+        """Whether a row of a view's source belongs to the share."""
+        keys = [source_column(column, schema[column], view.scan.tz) for column in view.key.columns]
+        return exp.EQ(this=op(exp.Mod, fn("hash", *keys), number(self.count)), expression=number(self.index))
+
+
 class Engine:
     """One DuckDB that computes one set for one table of labels. A context manager: leaving closes it.
 
@@ -290,8 +328,16 @@ class Engine:
     the other's sorting fills up. More at once would only cost memory.
     """
 
-    def __init__(self, feature_set: FeatureSet, plan: SetPlan, labels: pa.Table, at: str, options: Options) -> None:
-        self._set, self._plan, self._labels, self._at, self._options = feature_set, plan, labels, at, options
+    def __init__(
+        self, tables: Sequence[Table], plan: SetPlan, labels: pa.Table, at: str, options: Options, share: Share | None = None
+    ) -> None:
+        """
+        Args:
+            tables: the source of each view of the plan.
+            labels: key columns as the bindings name them, and the time column `at`.
+            share: compute from the rows of some keys only; the labels must hold no others.
+        """
+        self._tables, self._plan, self._labels, self._at, self._options, self._share = tables, plan, labels, at, options, share
 
     def __enter__(self) -> Engine:
         self._spill = tempfile.TemporaryDirectory(prefix="fondaco-", ignore_cleanup_errors=True)
@@ -346,21 +392,26 @@ class Engine:
         with self._session(unit) as session:
             for statement in session.statements():
                 table = in_order(session.query(text_of(statement.query)))
-                assert table.num_rows == self._labels.num_rows, f"{unit.view.name}: {table.num_rows} rows for {self._labels.num_rows} labels"
+                assert table.num_rows == self._labels.num_rows, (
+                    f"{unit.view.name}: {table.num_rows} rows for {self._labels.num_rows} labels"
+                )
                 for number, aggregate in enumerate(statement.aggregates):
                     columns[aggregate] = table[f"a{number}"]
         return columns
 
     def _session(self, unit: Unit | None = None) -> Session:
-        table = self._set.definitions[unit.view_index].table if unit is not None else None
-        return Session(self._connection.cursor(), self._plan.name, unit, table, self._prepared if unit is not None else None)
+        if unit is None:
+            return Session(self._connection.cursor(), self._plan.name)
+        return Session(self._connection.cursor(), self._plan.name, unit, self._tables[unit.view_index], self._prepared, self._share)
 
     def _prepare_labels(self) -> pa.Table:
         """Key columns, t in microseconds of UTC, and rid; what else the labels carry never goes through the engine."""
         keys = list(self._plan.key_columns)
         for reserved in ("rid", "t"):
             if reserved in keys:
-                raise DefinitionError(f"a key column of the labels is named {reserved!r}, which is taken; rename it and say so with .on(...)")
+                raise DefinitionError(
+                    f"a key column of the labels is named {reserved!r}, which is taken; rename it and say so with .on(...)"
+                )
         column = label_types(self._labels.select([self._at]))[self._at]
         moment = source_column(self._at, column, self._options.tz)
         query = exp.select(exp.alias_(moment, "t")).from_(exp.to_table("raw_labels"))
@@ -375,7 +426,7 @@ class Engine:
         names = {place: f"c{number}" for number, place in enumerate(computed)}
         answers = {names[place]: column for place, column in computed.items()}
         answers |= {f"label_{name}": self._prepared[name] for name in (*self._plan.key_columns, "t")}
-        schemas = [definition.table.schema() for definition in self._set.definitions]
+        schemas = [table.schema() for table in self._tables]
         chosen = []
         for selection in self._plan.selections:
             place = (selection.view, selection.binding)
@@ -383,7 +434,7 @@ class Engine:
 
             def leaf(node: Node, place: tuple[int, Binding] = place) -> tuple[Sql, Kind]:
                 assert isinstance(node, Aggregate)
-                name = self._set.definitions[place[0]].table.name
+                name = self._tables[place[0]].name
                 return col(names[*place, node]), infer(node, schemas[place[0]], self._plan.views[place[0]].scan, name)
 
             value, kind = print_node(feature.value, leaf)
@@ -403,9 +454,22 @@ class Session:
     """A cursor of the engine's DuckDB with one unit's source and the labels in it; used by one thread. A context manager."""
 
     def __init__(
-        self, cursor: duckdb.DuckDBPyConnection, feature_set: str, unit: Unit | None, table: Table | None, labels: pa.Table | None
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        feature_set: str,
+        unit: Unit | None = None,
+        table: Table | None = None,
+        labels: pa.Table | None = None,
+        share: Share | None = None,
     ) -> None:
-        self._cursor, self._feature_set, self._unit, self._table, self._labels = cursor, feature_set, unit, table, labels
+        self._cursor, self._feature_set, self._unit, self._table, self._labels, self._share = (
+            cursor,
+            feature_set,
+            unit,
+            table,
+            labels,
+            share,
+        )
         self._source = f"source_{next(_SOURCE_NUMBERS)}"  # views are seen by every session of an engine, so each names its own
         self._ties: dict[bool, bool] = {}
 
@@ -413,6 +477,10 @@ class Session:
         self._cursor.execute("SET TimeZone = 'UTC'")
         if self._table is not None:
             self._schema = self._table.register(self._cursor, self._source)
+            if self._share is not None and self._unit is not None:
+                rows = exp.select("*").from_(exp.to_table(self._source)).where(self._share.condition(self._unit.view, self._schema))
+                self._source += "_share"
+                self._cursor.sql(text_of(rows)).create_view(self._source, replace=True)
             self._cursor.register(LABELS, self._labels)
         return self
 
@@ -500,7 +568,11 @@ def numbers_of(column: pa.ChunkedArray, kind: npt.DTypeLike) -> npt.NDArray[Any]
 
 
 def _raw(chunk: pa.Array, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    return np.frombuffer(chunk.buffers()[1], kind, count=len(chunk), offset=chunk.offset * np.dtype(kind).itemsize) if len(chunk) else np.empty(0, kind)
+    return (
+        np.frombuffer(chunk.buffers()[1], kind, count=len(chunk), offset=chunk.offset * np.dtype(kind).itemsize)
+        if len(chunk)
+        else np.empty(0, kind)
+    )
 
 
 def _bits(chunk: pa.Array) -> npt.NDArray[np.uint8]:

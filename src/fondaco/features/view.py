@@ -209,4 +209,6 @@ def _entity_of(cls: type) -> type[Entity]:
 def _check_columns(where: str, node: Node, table: Table) -> None:
     for part in walk(node):
         if isinstance(part, Column) and part.table is not table:
-            raise DefinitionError(f"{where} reads column {part.name!r} of {part.table!r}, but the view's source is {table!r}; one view has one source")
+            raise DefinitionError(
+                f"{where} reads column {part.name!r} of {part.table!r}, but the view's source is {table!r}; one view has one source"
+            )

@@ -72,7 +72,9 @@ def describe_refresh(refresh: Refresh) -> str:
 def describe_view(view: ViewPlan) -> list[str]:
     """A view and its features, one line each."""
     source = f"{view.scan.source[0]} {', '.join(view.scan.source[1:])}"
-    keys = ", ".join(f"{field} = {column}" if field != column else field for field, column in zip(view.key.fields, view.key.columns, strict=True))
+    keys = ", ".join(
+        f"{field} = {column}" if field != column else field for field, column in zip(view.key.fields, view.key.columns, strict=True)
+    )
     times = "static facts" if view.scan.time is None else f"events at {view.scan.time}"
     if view.scan.known_at is not None:
         times += f", known at {view.scan.known_at}"
@@ -89,5 +91,7 @@ def describe_set(plan: SetPlan) -> str:
         lines += describe_view(view)
     for selection in plan.selections:
         view = plan.views[selection.view]
-        lines.append(f"column {selection.output} = {view.name}.{selection.feature} where {view.key.entity} is in {', '.join(selection.binding.columns)}")
+        lines.append(
+            f"column {selection.output} = {view.name}.{selection.feature} where {view.key.entity} is in {', '.join(selection.binding.columns)}"
+        )
     return "\n".join(lines)
