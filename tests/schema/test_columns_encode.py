@@ -429,3 +429,40 @@ def test_keys_are_encoded_from_one_array() -> None:
 def test_more_branches_than_a_byte_holds_are_written() -> None:
     kind = [{"type": "fixed", "name": f"F{index}", "size": index + 1} for index in range(80)]
     assert encoded(kind, pa.array([b"x" * 75], pa.binary(75))) == [b"x" * 75]
+
+
+def test_arrays_that_are_not_valid_arrow_are_refused() -> None:
+    def offsets(*values: int) -> pa.Buffer:
+        return pa.py_buffer(np.array(values, np.int32))
+
+    text = pa.Array.from_buffers(pa.string(), 3, [None, offsets(0, 9, 2, 3), pa.py_buffer(b"abc")])
+    lists = pa.Array.from_buffers(pa.list_(pa.int64()), 2, [None, offsets(0, 2, 1)], children=[pa.array([1, 2])])
+    types = pa.Array.from_buffers(
+        pa.dense_union([pa.field("0", pa.int64()), pa.field("1", pa.string())]),
+        1,
+        [None, pa.py_buffer(b"\x05"), offsets(0)],
+        children=[pa.array([1]), pa.array(["a"])],
+    )
+    places = pa.UnionArray.from_buffers(types.type, 1, [None, pa.py_buffer(b"\x00"), offsets(7)], children=[pa.array([1]), pa.array(["a"])])
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 5]), pa.array(["A"]), safe=False)
+    for kind, array in (
+        ("string", text),
+        ({"type": "array", "items": "long"}, lists),
+        (["long", "string"], types),
+        (["long", "string"], places),
+        ({"type": "enum", "name": "E", "symbols": ["A"]}, words),
+    ):
+        with pytest.raises(DataError, match="column 'x' is not a valid Arrow array"):
+            encode_array(parse(kind), array, "x")
+
+
+def test_a_kernel_that_was_compiled_from_other_sources_does_not_run() -> None:
+    from fondaco.schema import _ops as o
+    from fondaco.schema._decode_kernels import decode_rows
+    from fondaco.schema._encode_kernels import encode_rows
+    from fondaco.schema._kernels import SOURCES
+
+    for kernel, operand_count in ((decode_rows, 11), (encode_rows, 7)):
+        state = np.zeros(o.STATE_WORDS, np.int64)
+        kernel(SOURCES + 1, *[0] * operand_count, state.ctypes.data)
+        assert state[o.STATUS] == o.STALE

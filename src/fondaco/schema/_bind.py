@@ -126,6 +126,8 @@ class Binder:
             with self._to(Step(member.name)):
                 array = columns.get(member.name)
                 if array is not None:
+                    if len(self._way) == 1:
+                        array.validate()  # children included
                     self.value(member.type, array)
                 elif member.has_default:
                     self._constant(default_bytes(member), count)
@@ -135,7 +137,13 @@ class Binder:
     def column(self, kind: Type, name: str, array: pa.Array) -> None:
         """Code for the values of one array that is no record's field."""
         with self._to(Step(name)):
+            array.validate()
             self.value(kind, array)
+
+    @property
+    def path(self) -> str:
+        """Where the binder is, or was when it gave up."""
+        return _show_way(self._way)
 
     def finish(self) -> Binding:
         """The code, complete."""

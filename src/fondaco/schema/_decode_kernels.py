@@ -12,6 +12,7 @@ from numba import njit, types
 
 from fondaco.schema import _ops as o
 from fondaco.schema._kernels import (
+    SOURCES,
     at,
     copy_bytes,
     decimal_from_avro,
@@ -50,6 +51,7 @@ def _stop(state: int, status: int, row: int, pc: int, position: int, detail: int
 
 @njit(nogil=True, cache=True)
 def decode_rows(
+    sources: int,
     code: int,
     tables: int,
     fill_pc: int,
@@ -65,13 +67,16 @@ def decode_rows(
 ) -> None:
     """Decode rows until all are done, one is at fault or a buffer is full; `state` says which.
 
-    Args (all addresses of int64 tables but `fill_pc`, `row_count`):
-        code: instructions; `fill_pc`: where the code for a missing row begins. tables: branch and symbol tables.
+    Args (all addresses of int64 tables but `sources`, `fill_pc`, `row_count`):
+        sources: `_kernels.SOURCES`. code: instructions; `fill_pc`: where the code for a missing row begins.
+        tables: branches, symbols, bounds of decimals.
         starts, ends: address of each row's first byte and of the byte after its last; a start of 0 is a missing row.
         buffers, capacity: address of each buffer, and its bytes (looked at for string data only).
         scope_used, scope_capacity: entries written and reserved; scope 0 is the rows, fully reserved.
         stack: room for the program's depth. state: `_ops.STATE_WORDS` words, zero at first.
     """
+    if sources != SOURCES:
+        return _stop(state, o.STALE, 0, 0, 0, 0)
     status = at(state, o.STATUS)
     row = at(state, o.ROW)
     pc = at(state, o.PC)

@@ -8,7 +8,8 @@ Thread rule: any thread; the kernel runs without the GIL.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +39,7 @@ def encode_columns(kind: Type, batch: pa.RecordBatch | pa.Table, first_row: int 
         data, uint8, and offsets, int64, shape [rows + 1], from 0: row i is `data[offsets[i]:offsets[i + 1]]`.
     Raises:
         RowError: the first value that does not fit; names row, field, value and what was expected.
-        ColumnNotFoundError: a field has neither column nor default.
+        ColumnNotFoundError: a field has neither column nor default. DataError: an array is not valid Arrow.
     """
     if not isinstance(kind, Record):
         if batch.num_columns != 1:
@@ -46,30 +47,34 @@ def encode_columns(kind: Type, batch: pa.RecordBatch | pa.Table, first_row: int 
         return encode_array(kind, batch.column(0), batch.schema.names[0], first_row)
     _refuse_doubles(kind, batch.schema.names)
     bindings: list[tuple[Binding, int]] = []
+    row = first_row
     for piece in _pieces(batch):
-        binder = Binder()
-        start = first_row + sum(count for _, count in bindings)
-        columns = {name: piece.column(index) for index, name in enumerate(piece.schema.names)}
-        try:
-            binder.record(kind, columns, piece.num_rows)
-        except WrongTypeError as exc:
-            raise _wrong_type(exc, start) from None
-        bindings.append((binder.finish(), piece.num_rows))
+        columns = dict(zip(piece.schema.names, piece.columns, strict=True))
+        bindings.append((_bound(partial(Binder.record, kind=kind, columns=columns, count=piece.num_rows), row), piece.num_rows))
+        row += piece.num_rows
     return _run(bindings, first_row)
 
 
 def encode_array(kind: Type, array: pa.Array | pa.ChunkedArray, field: str = "key", first_row: int = 0) -> tuple[Bytes, Words]:
     """Encode each value of one array; `field` is its name in errors. Otherwise as `encode_columns`."""
-    chunks = [array] if isinstance(array, pa.Array) else _chunks(array)
     bindings: list[tuple[Binding, int]] = []
-    for chunk in chunks:
-        binder = Binder()
-        try:
-            binder.column(kind, field, chunk)
-        except WrongTypeError as exc:
-            raise _wrong_type(exc, first_row + sum(count for _, count in bindings)) from None
-        bindings.append((binder.finish(), len(chunk)))
+    row = first_row
+    for chunk in [array] if isinstance(array, pa.Array) else _chunks(array):
+        bindings.append((_bound(partial(Binder.column, kind=kind, name=field, array=chunk), row), len(chunk)))
+        row += len(chunk)
     return _run(bindings, first_row)
+
+
+def _bound(emit: Callable[[Binder], None], row: int) -> Binding:
+    """The code of one batch, whose first row has the number `row`."""
+    binder = Binder()
+    try:
+        emit(binder)
+    except WrongTypeError as exc:
+        raise _wrong_type(exc, row) from None
+    except (pa.ArrowInvalid, IndexError) as exc:
+        raise DataError(f"column {binder.path!r} is not a valid Arrow array: {exc}") from exc
+    return binder.finish()
 
 
 def _pieces(batch: pa.RecordBatch | pa.Table) -> Iterable[pa.RecordBatch]:
@@ -98,7 +103,9 @@ def _refuse_doubles(kind: Record, names: list[str]) -> None:
 
 def _run(bindings: list[tuple[Binding, int]], first_row: int) -> tuple[Bytes, Words]:
     from fondaco.schema._encode_kernels import encode_rows
+    from fondaco.schema._kernels import SOURCES, current
 
+    encode = current(encode_rows, 7)
     rows = sum(count for _, count in bindings)
     offsets = np.zeros(rows + 1, np.int64)
     data = np.empty(sum(binding.bytes_max for binding, _ in bindings), np.uint8)
@@ -107,8 +114,16 @@ def _run(bindings: list[tuple[Binding, int]], first_row: int) -> tuple[Bytes, Wo
     for binding, count in bindings:
         code, tables = np.array(binding.code, np.int64), np.array(binding.tables, np.int64)
         state, stack = np.zeros(o.STATE_WORDS, np.int64), np.zeros(o.FRAME * binding.frames_max + 1, np.int64)
-        encode_rows(
-            code.ctypes.data, tables.ctypes.data, count, target, origin, offsets[row:].ctypes.data, stack.ctypes.data, state.ctypes.data
+        encode(
+            SOURCES,
+            code.ctypes.data,
+            tables.ctypes.data,
+            count,
+            target,
+            origin,
+            offsets[row:].ctypes.data,
+            stack.ctypes.data,
+            state.ctypes.data,
         )
         if state[o.STATUS] != o.DONE:
             raise _row_fault(binding.sites[int(state[o.PC]) // o.WIDTH], state, stack, first_row + row)

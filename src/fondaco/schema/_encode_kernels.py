@@ -12,6 +12,7 @@ from numba import njit, types
 
 from fondaco.schema import _ops as o
 from fondaco.schema._kernels import (
+    SOURCES,
     at,
     copy_bytes,
     decimal_bytes_needed,
@@ -81,14 +82,27 @@ def _quantize(source: int, target: int, dim: int) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def encode_rows(code: int, tables: int, row_count: int, target: int, origin: int, offsets: int, stack: int, state: int) -> None:
+def encode_rows(
+    sources: int,
+    code: int,
+    tables: int,
+    row_count: int,
+    target: int,
+    origin: int,
+    offsets: int,
+    stack: int,
+    state: int,
+) -> None:
     """Encode `row_count` rows; `state` then says DONE, or why and where it stopped.
 
-    Args (addresses but `row_count`):
-        code: instructions. tables: of unions and decimals. stack: room for the program's depth.
+    Args (addresses but `sources`, `row_count`):
+        sources: `_kernels.SOURCES`. code: instructions. tables: of unions and decimals. stack: room for the program's depth.
         target: where the first byte goes, with room for all. offsets: int64 [rows + 1]; gets each row's end, counted from `origin`.
         state: `_ops.STATE_WORDS` words; POSITION becomes the address after the last row, DEPTH and INDEX say where a bad value lies.
     """
+    if sources != SOURCES:
+        store_i64(state + 8 * o.STATUS, o.STALE)
+        return
     row = 0
     status = 0
     depth = 0

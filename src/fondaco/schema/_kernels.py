@@ -8,15 +8,43 @@ kernel serves all of them, and an address costs nothing to pass. Nothing here ch
 # mypy: disable-error-code="no-any-return, untyped-decorator"
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Any
+import zlib
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core.extending import intrinsic
 
+from fondaco.schema import _ops
+from fondaco.schema.resolution import ZERO_SIZE_ITEMS_MAX
+
 if sys.byteorder != "little":  # pragma: no cover - no such machine is supported
     raise ImportError("the batch codec copies Avro's little-endian numbers as they are; this machine is big-endian")
+
+
+def _digest() -> int:
+    sources = [Path(file) for file in (_ops.__file__, __file__)]
+    return zlib.crc32(b"".join(path.read_bytes() for path in sources if path.is_file()) + str(ZERO_SIZE_ITEMS_MAX).encode())
+
+
+# Numba's cache on disk looks at the file of a kernel only, so a kernel from there may know other op-codes than ours, and would go astray.
+# The interpreters are passed this number and compare it with the one that they were compiled with.
+SOURCES: Final = _digest()
+
+
+@functools.cache
+def current(kernel: Any, operand_count: int) -> Any:
+    """`kernel(SOURCES, *operands, state)`, compiled again if the cached one was made from other sources; asked once a process."""
+    state = np.zeros(_ops.STATE_WORDS, np.int64)
+    kernel(SOURCES, *[0] * operand_count, state.ctypes.data)  # no rows: it looks at `state` only
+    if state[_ops.STATUS] == _ops.STALE:
+        kernel.recompile()
+    return kernel
+
 
 # -- loads and stores ---------------------------------------------------------------------------------------------------------------
 

@@ -125,8 +125,8 @@ def bitmap(array: pa.Array, place: int) -> tuple[int, int]:
 
 def text_ranges(array: pa.Array) -> tuple[Words, int]:
     """Offsets of text or binary entries, int64 from 0, and the address that they count from."""
-    offsets = _offsets(array, 1)
     data = array.buffers()[2]
+    offsets = _offsets(array, 0 if data is None else data.size)
     return offsets - offsets[0], (0 if data is None else int(data.address)) + int(offsets[0])
 
 
@@ -140,14 +140,14 @@ def list_ranges(array: pa.Array) -> Ranges:
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):  # casting them to lists gives invalid arrays (pyarrow 26)
         lengths = pc.list_value_length(array).fill_null(0).to_numpy()
         return Ranges(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))), array.flatten())
-    offsets = _offsets(array, 1)
+    offsets = _offsets(array, len(array.values))
     first, end = int(offsets[0]), int(offsets[-1])
     return Ranges(offsets - first, array.values.slice(first, end - first))
 
 
 def map_ranges(array: pa.MapArray) -> tuple[Words, pa.Array, pa.Array]:
     """Offsets, keys and items of a map array."""
-    offsets = _offsets(array, 1)
+    offsets = _offsets(array, len(array.keys))
     first, count = int(offsets[0]), int(offsets[-1] - offsets[0])
     return offsets - first, array.keys.slice(first, count), array.items.slice(first, count)
 
@@ -158,19 +158,25 @@ def union_parts(array: pa.UnionArray) -> tuple[np.ndarray[Any, np.dtype[np.int8]
     if count == 0:
         return np.empty(0, np.int8), np.empty(0, np.int32)
     codes = np.frombuffer(buffers[1], np.int8, count, array.offset)
+    if not np.isin(codes, array.type.type_codes).all():
+        raise pa.ArrowInvalid("type codes of no child")
     if array.type.mode == "sparse":
         return codes, None
     return codes, np.frombuffer(buffers[2], np.int32, count, 4 * array.offset)  # `array.offsets` does not know of slices
 
 
-def _offsets(array: pa.Array, place: int) -> Words:
-    buffer = array.buffers()[place]
+def _offsets(array: pa.Array, limit: int) -> Words:
+    """Offsets of the entries, int64. Checked, because the kernel goes by them: not decreasing, from 0 to `limit`."""
+    buffer = array.buffers()[1]
     if buffer is None or buffer.size == 0:  # allowed for an array without entries
         return np.zeros(1, np.int64)
     kind = array.type
     wide = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_large_list(kind)
     dtype = np.dtype(np.int64 if wide else np.int32)
-    return np.frombuffer(buffer, dtype, len(array) + 1, array.offset * dtype.itemsize).astype(np.int64)
+    offsets = np.frombuffer(buffer, dtype, len(array) + 1, array.offset * dtype.itemsize).astype(np.int64)
+    if offsets[0] < 0 or offsets[-1] > limit or (offsets[1:] < offsets[:-1]).any():
+        raise pa.ArrowInvalid(f"offsets that decrease or leave the {limit} entries of the values")
+    return offsets
 
 
 def entries_of(items: Marks, offsets: Words) -> Marks:

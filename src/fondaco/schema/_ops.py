@@ -78,6 +78,7 @@ RUNNING: Final = 1
 DONE: Final = 2
 GROW_DATA: Final = 3  # DETAIL: the buffer
 GROW_SCOPE: Final = 4  # DETAIL: the scope
+STALE: Final = 5  # the kernel was compiled from other sources
 FIRST_FAULT: Final = 10
 TRUNCATED: Final = 10
 VARINT_TOO_LONG: Final = 11

@@ -52,12 +52,15 @@ def run(compiled: CompiledCode, starts: Words, ends: Words, missing: bool) -> De
         DataError: more than 2 GiB of text or 2**31 items in one column of the batch.
     """
     from fondaco.schema._decode_kernels import decode_rows
+    from fondaco.schema._kernels import SOURCES, current
 
+    decode = current(decode_rows, 11)
     batch = _Batch(compiled, starts, ends, missing)
     state, words, count = batch.state, batch.base, len(starts)
     first_start, first_end = starts.ctypes.data, ends.ctypes.data
     while True:
-        decode_rows(
+        decode(
+            SOURCES,
             compiled.code_address,
             compiled.tables_address,
             compiled.fill_pc,
