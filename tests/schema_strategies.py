@@ -209,7 +209,7 @@ def _logical_values(kind: Primitive | Fixed) -> st.SearchStrategy[Any]:
             moments = st.datetimes(timezones=st.none() if local else st.just(UTC))
             return moments.map(lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000) if unit == "millis" else t)
         case Duration():
-            counts = st.integers(0, (1 << 32) - 1)
+            counts = st.integers(0, (1 << 31) - 1)  # Arrow's intervals hold no more
             return st.builds(Interval, counts, counts, counts)
         case Vector(dim, "int8"):
             steps = st.lists(st.integers(-127, 127), min_size=dim, max_size=dim)

@@ -43,7 +43,7 @@ from fondaco.schema.resolution import (
 )
 from fondaco.schema.types import Date, Fixed, Primitive, Timestamp, Vector
 from fondaco.schema.vectors import vector_dtype, view_vector
-from fondaco.schema.wire import SHIFT_1, SHIFT_2, ZIGZAG, MalformedRowError, read_int, read_long, read_unsigned
+from fondaco.schema.wire import SHIFT_1, SHIFT_2, ZIGZAG, MalformedRowError, read_rest, read_unsigned
 
 Getter = Callable[[Any, int, int], Any]
 
@@ -84,8 +84,10 @@ def skip_block(d: Any, p: int, e: int, n: int) -> tuple[int, int]:
 
 
 def _long(d: Any, p: int) -> tuple[int, int]:
-    b = d[p]
-    return (ZIGZAG[b], p + 1) if b < 128 else read_long(d, p + 1, b)
+    if (b := d[p]) < 128:
+        return ZIGZAG[b], p + 1
+    n, p = read_unsigned(d, p + 1, b)
+    return ~(n >> 1) if n & 1 else n >> 1, p
 
 
 def _as_float32(number: float) -> float:
@@ -102,8 +104,7 @@ class DecoderSource:
             BOOLEANS=(False, True),
             Malformed=MalformedRowError,
             READ_FAULTS=READ_FAULTS,
-            read_long=read_long,
-            read_int=read_int,
+            read_rest=read_rest,
             read_unsigned=read_unsigned,
             SHIFT_1=SHIFT_1,
             SHIFT_2=SHIFT_2,
@@ -263,10 +264,13 @@ class DecoderSource:
         line("b = d[p]")
         line(f"if b < 128: {target} = ZIGZAG[b]; p += 1")
         line(f"elif (c := d[p + 1]) < 128: n = b + SHIFT_1[c]; {target} = ~(n >> 1) if n & 1 else n >> 1; p += 2")
-        line("else:")
-        line("    n = b + SHIFT_1[c] + SHIFT_2[c := d[p + 2]]")
-        line(f"    if c < 128: {target} = ~(n >> 1) if n & 1 else n >> 1; p += 3")
-        line(f"    else: {target}, p = {'read_int' if bits == 32 else 'read_long'}(d, p + 3, n)")
+        with self.source.block("else:"):
+            line("n = b + SHIFT_1[c] + SHIFT_2[c := d[p + 2]]; p += 3")
+            line("if c > 127: n, p = read_rest(d, p, n)")
+            if bits == 32:
+                with self.source.block("if n >> 32:"):
+                    line("raise Malformed")
+            line(f"{target} = ~(n >> 1) if n & 1 else n >> 1")
 
     def _run(self, length: str) -> None:
         """Code that moves `q` behind the next `length` bytes, which must be there."""

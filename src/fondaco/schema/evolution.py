@@ -19,7 +19,15 @@ from fondaco.schema.parse import branch_name, named_types, parse
 from fondaco.schema.resolution import ReadArray, ReadEnum, ReadMap, ReadRecord, ReadUnion, Refuse, Step, WrapUnion, resolve
 from fondaco.schema.types import Array, Enum, Field, Fixed, Map, Named, Primitive, Record, Type, Union
 
-_WIDER = {("string", "bytes"), ("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double"), ("float", "double")}
+_WIDER = {
+    ("string", "bytes"),
+    ("int", "long"),
+    ("int", "float"),
+    ("int", "double"),
+    ("long", "float"),
+    ("long", "double"),
+    ("float", "double"),
+}
 
 
 # -- compatibility ------------------------------------------------------------------------------------------------------------------

@@ -145,7 +145,9 @@ def _uuid_from_bytes(data: bytes) -> UUID:
 
 
 def _uuid_from_text(text: str) -> UUID:
-    return UUID(text)
+    if len(text) != 36 or not text[8] == text[13] == text[18] == text[23] == "-":
+        raise ValueError("not written as 8-4-4-4-12 digits")
+    return UUID(bytes=bytes.fromhex(text.replace("-", "")))  # UUID(text) takes other spellings, and signs and blanks as digits
 
 
 def _as_uuid(value: Any) -> UUID:

@@ -56,7 +56,7 @@ class Row(Mapping[str, Any]):
         Raises:
             DecodeError: the bytes are not a row.
         """
-        return type(self)._decode(self.to_bytes())
+        return self._decode(self._data[self._start : self._end])
 
     def to_bytes(self) -> bytes:
         """A copy of the row's bytes, as they were written (in the writer's schema)."""
@@ -80,7 +80,7 @@ class Row(Mapping[str, Any]):
     def keys(self) -> KeysView[str]:
         """Names of the fields. Decodes the row, for `dict(row)`."""
         try:
-            self._ahead: Callable[..., Any] = self.to_dict().pop
+            self._ahead: Callable[..., Any] = self._decode(self._data[self._start : self._end]).pop
         except DecodeError:  # a damaged row tells at the field that is reached
             return self._getters.view
         self.__class__ = self._with_ahead  # a class instead of a flag: `__getitem__` of the usual row stays as fast as it is
