@@ -78,7 +78,11 @@ PARIS = timezone(timedelta(hours=2))
         (NANOS, pd.Timestamp(5, tz="UTC"), np.datetime64(5, "ns")),
         (LOCAL, datetime(2013, 1, 1), datetime(2013, 1, 1)),
         ({"type": "fixed", "name": "D", "size": 12, "logicalType": "duration"}, (1, 2, 3), Interval(1, 2, 3)),
-        ({"type": "fixed", "name": "D", "size": 12, "logicalType": "duration"}, Interval(0, 0, (1 << 32) - 1), Interval(0, 0, (1 << 32) - 1)),
+        (
+            {"type": "fixed", "name": "D", "size": 12, "logicalType": "duration"},
+            Interval(0, 0, (1 << 32) - 1),
+            Interval(0, 0, (1 << 32) - 1),
+        ),
         ({"type": "fixed", "name": "D", "size": 4, "logicalType": "decimal", "precision": 9, "scale": 1}, Decimal("-1.5"), Decimal("-1.5")),
     ],
 )

@@ -28,7 +28,7 @@ class Row(Mapping[str, Any]):
     __slots__ = ("_ahead", "_data", "_end", "_start")
 
     _getters: ClassVar[Getters]
-    _decode: ClassVar[Callable[[Any], dict[str, Any]]]
+    _decode: ClassVar[staticmethod[[Any], dict[str, Any]]]
     _rebuild: ClassVar[Callable[[bytes], tuple[Any, ...]]]  # for pickle: how to make the row of these bytes elsewhere
     _with_ahead: ClassVar[type[Row]]  # the class of rows whose next values are decoded already (`_ahead` hands each out once)
 
