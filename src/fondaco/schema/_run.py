@@ -8,7 +8,7 @@ remain. Thread rule: any thread; the kernel runs without the GIL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from fondaco.core.errors import DataError
 from fondaco.schema import _ops as o
 from fondaco.schema._faults import decode_fault
 from fondaco.schema._nodes import ROWS, Role
-from fondaco.schema.program import CompiledCode
+from fondaco.schema.program import CompiledCode, RowsLayout
 
 OFFSET_MAX: Final = (1 << 31) - 1  # Arrow's strings and lists have 32-bit offsets
 GUESS_BYTES_MAX: Final = 64 << 20  # first guesses together; larger batches grow into what they need
@@ -31,15 +31,19 @@ class Decoded:
     """What a batch was decoded into. `counts[scope]`: entries written."""
 
     counts: list[int]
+    _layout: RowsLayout
     _rows: Bytes  # the buffers of scope ROWS, one after the other
-    _places: list[int]  # of each of them in `_rows`, then the end; -1 for others
-    _sizes: list[int]
-    _grown: dict[int, Bytes] = field(default_factory=dict)
+    _places: Words  # of each of them in `_rows`, in the layout's order
+    _sizes: Words
+    _grown: dict[int, Bytes]
 
     def buffer(self, number: int) -> Bytes:
         """Buffer `number` of the code's plan."""
-        place = self._places[number]
-        return self._grown[number] if place < 0 else self._rows[place : place + self._sizes[number]]
+        slot = self._layout.slots.get(number)
+        if slot is None:
+            return self._grown[number]
+        place = self._places[slot]
+        return self._rows[place : place + self._sizes[slot]]
 
 
 def run(compiled: CompiledCode, starts: Words, ends: Words, missing: bool) -> Decoded:
@@ -167,12 +171,7 @@ class _Batch:
         """What was decoded, once the kernel is done."""
         counts = self._words[self.scope_used_at : self.scope_capacity_at].tolist()
         counts[ROWS] = self._rows
-        layout = self._compiled.rows_layout
-        places = np.full(len(self._compiled.buffers), -1, np.int64)
-        sizes = np.zeros(len(self._compiled.buffers), np.int64)
-        places[layout.numbers] = self._places[:-1]
-        sizes[layout.numbers] = self._sizes
-        return Decoded(counts, self._memory, places.tolist(), sizes.tolist(), self._grown)
+        return Decoded(counts, self._compiled.rows_layout, self._memory, self._places, self._sizes, self._grown)
 
 
 def _grown(capacity: int, needed: int, path: str) -> int:

@@ -185,8 +185,7 @@ def decode_batch(
         raise DataError(f"offsets have the shape [rows + 1], not {list(offsets.shape)}")
     if offsets[0] < 0 or offsets[-1] > len(data) or (offsets[1:] < offsets[:-1]).any():
         raise DataError(f"offsets must not decrease and stay within the {len(data)} bytes of data")
-    places = offsets + buffer.ctypes.data
-    return decode_addresses(program, places[:-1], places[1:], fields, arrow_schema)
+    return _decode_sure(program, buffer, offsets, fields, arrow_schema)
 
 
 def decode_list(
@@ -195,7 +194,15 @@ def decode_list(
     """Decode one row from each bytes object. They are joined first, which costs less than asking each for its address."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
-    return decode_batch(program, b"".join(rows), offsets, fields, arrow_schema)
+    return _decode_sure(program, np.frombuffer(b"".join(rows) or b"\0", np.uint8), offsets, fields, arrow_schema)
+
+
+def _decode_sure(program: Program, buffer: Bytes, offsets: Words, fields: Sequence[str] | None, arrow_schema: pa.Schema | None) -> Columns:
+    """Decode rows of which all exist, at offsets that are known to be good."""
+    compiled = program.select(fields)
+    places = offsets + buffer.ctypes.data
+    decoded = run(compiled, places[:-1], places[1:], missing=False)
+    return Columns(compiled, decoded, np.ones(len(places) - 1, np.bool_), False, arrow_schema)
 
 
 # -- NumPy --------------------------------------------------------------------------------------------------------------------------
@@ -253,9 +260,7 @@ def _fixed_lists(kind: Array, node: Node, decoded: Decoded, valid: Bools | None)
 
 def _object_array(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
     values = objects(node, decoded, valid)
-    array = np.empty(len(values), object)
-    for index, value in enumerate(values):  # one by one: NumPy would take lists of one length for a second dimension
-        array[index] = value
+    array = np.fromiter(values, object, len(values))  # np.array would take lists of one length for a second dimension
     if node.layout is Layout.UNION:
         nulls = _union_nulls(node, decoded)
         return np.ma.MaskedArray(array, nulls) if nulls.any() else array

@@ -81,6 +81,7 @@ class RowsLayout:
     """
 
     numbers: Words
+    slots: dict[int, int]  # number of a buffer -> its place in these arrays
     widths: Words
     extra: Words
     is_offsets: np.ndarray[Any, np.dtype[np.bool_]]
@@ -94,7 +95,8 @@ class RowsLayout:
         plans = [buffers[number] for number in numbers]
         is_offsets = np.array([plan.role is Role.OFFSETS for plan in plans], np.bool_)
         widths = np.array([plan.width for plan in plans], np.int64)
-        return cls(np.array(numbers, np.int64), widths, widths * is_offsets, is_offsets, sum(plan.holes for plan in plans))
+        slots = {number: slot for slot, number in enumerate(numbers)}
+        return cls(np.array(numbers, np.int64), slots, widths, widths * is_offsets, is_offsets, sum(plan.holes for plan in plans))
 
 
 @dataclass(eq=False, slots=True)
