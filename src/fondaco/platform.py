@@ -8,9 +8,11 @@ Layout: docs/internals/ARCHITECTURE.md. A platform may be used from any thread a
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +27,10 @@ from fondaco.store.layout import StoreLayout, write_cell
 from fondaco.store.recovery import recover_if_needed
 from fondaco.store.settings import StoreSettings, check_settings
 from fondaco.store.store import Store
+
+if TYPE_CHECKING:
+    from fondaco.features import Entity, FeatureColumns, FeatureRow, FeatureSet, TrainingSet
+    from fondaco.store.report import PushReport
 
 MARKER_FILE: Final = "FONDACO"
 PLATFORM_FORMAT: Final = 1
@@ -46,6 +52,7 @@ class Platform:
         self.config = config
         self.catalog = catalog
         self.clock = clock
+        self._reads_features = False  # whether there are readers of feature sets to close; DuckDB is not imported to find out
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, clock: Clock | None = None) -> Platform:
@@ -72,7 +79,11 @@ class Platform:
         return platform
 
     def close(self) -> None:
-        """Close the catalog. Readers that were opened stay good until they are closed themselves."""
+        """Close the catalog, and the readers behind `get` and `get_many`. Readers that you opened stay good until you close them."""
+        if self._reads_features:
+            from fondaco.features import close_readers
+
+            close_readers(self)
         self.catalog.close()
 
     def __enter__(self) -> Platform:
@@ -187,6 +198,68 @@ class Platform:
                     os.rename(context.layout.directory, trash)
             write_cell(StoreLayout(trash).current_cell, 0)
         remove_tree(trash)
+
+    # -- features -------------------------------------------------------------------------------------------------------------------
+
+    def training_set(
+        self,
+        feature_set: FeatureSet,
+        labels: object,
+        *,
+        at: str,
+        tz: str | None = None,
+        memory_limit: str | None = None,
+        threads: int | None = None,
+    ) -> TrainingSet:
+        """Join features to labels, each as of its label's time. Checked now, computed when it is asked for (`.to_arrow()`).
+
+        Args:
+            labels: an Arrow, pandas or Polars table, or a path of Parquet or CSV files; it holds the keys of the set's entities.
+            at: the column of the labels' times. tz: their zone, if they have none.
+            memory_limit, threads: of DuckDB, as "1GB".
+        Raises:
+            ColumnNotFoundError, NaiveTimestampError, DefinitionError: what cannot work, found before anything runs.
+        """
+        from fondaco import features
+
+        return features.training_set(self, feature_set, labels, at=at, tz=tz, memory_limit=memory_limit, threads=threads)
+
+    def publish(self, feature_set: FeatureSet, *, as_of: datetime | int | None = None, progress: bool | None = None) -> list[PushReport]:
+        """Compute every feature as of a moment (default: now) for every key known by then, and push one store per entity.
+
+        Raises:
+            as `features.publish`.
+        """
+        from fondaco import features
+
+        return features.publish(self, feature_set, as_of=as_of, progress=progress)
+
+    def get(self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None) -> FeatureRow:
+        """The features of one row, from what was published: `platform.get(late, Plane("N14228"), Carrier("UA"))`.
+
+        Args:
+            entities: one of each entity of the set; or one mapping with all their fields.
+            at: the moment to judge `max_age` at; default: now.
+        Raises:
+            as `features.OnlineReader.get`.
+        """
+        from fondaco import features
+
+        self._reads_features = True
+        return features.get(self, feature_set, *entities, at=at)
+
+    def get_many(self, feature_set: FeatureSet, keys: object, *, at: datetime | int | None = None) -> FeatureColumns:
+        """The features of many rows, as columns.
+
+        Args:
+            keys: entities, mappings, a mapping of columns, or a table: one row of keys each. at: as `get`.
+        Raises:
+            as `features.OnlineReader.get_many`.
+        """
+        from fondaco import features
+
+        self._reads_features = True
+        return features.get_many(self, feature_set, keys, at=at)
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 

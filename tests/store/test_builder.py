@@ -70,7 +70,7 @@ def test_memory_stays_below_the_stated_bound_for_far_more_rows_than_fit_into_it(
 
 
 def _builder(directory: Path, on_duplicate: OnDuplicate = OnDuplicate.FAIL) -> VersionBuilder:
-    return VersionBuilder(directory, KeyCodec("long"), partitions=3, requested="auto", sample_bytes=1 << 20, on_duplicate=on_duplicate)
+    return VersionBuilder(directory, KeyCodec("long"), partitions=3, requested="auto", sample_bytes=4 << 20, on_duplicate=on_duplicate)
 
 
 def _table(rows: int) -> pa.Table:
@@ -113,3 +113,15 @@ def test_rows_are_reported_as_they_are_read(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == 10_000
     assert len(seen) >= 4
+
+
+def test_values_that_are_far_from_compressing_are_told_by_a_small_trial(tmp_path: Path) -> None:
+    embeddings = np.random.default_rng(1).normal(size=(80_000, 16)).astype(np.float32)
+    table = pa.table({"key": np.arange(80_000), "emb": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), 16)})
+    schema = pa.schema([pa.field("emb", pa.list_(pa.float32(), 16), nullable=False)])
+    with _builder(tmp_path) as builder:
+        encoder = RowEncoder("s", KeyCodec("long"), Codec(schema), table.schema)
+        builder.write_all(open_input(table.to_reader(), batch_bytes=1 << 20), encoder, lambda rows: None)
+        assert builder.choice is not None
+        assert builder.choice.report.chosen == "none"
+        assert builder.choice.report.sample_rows <= 5_000

@@ -30,6 +30,7 @@ Columns: TypeAlias = Callable[[], pa.Schema]
 
 ROWS_PER_CHUNK = 1000
 SAMPLE_PARTS = 64
+JOINED_BYTES = 1 << 20  # chunks are joined up to this size; joining larger ones costs more in copies than it saves in calls
 PARQUET_BUFFER_BYTES = 1 << 20  # without it pyarrow reads a column's whole share of a row group at once
 _SUFFIXES = (".parquet", ".csv", ".arrow", ".arrows", ".ipc", ".feather", ".avro")
 
@@ -375,7 +376,7 @@ def _merged(chunks: Iterator[Chunk], batch_bytes: int) -> Iterator[Chunk]:
             waiting, waiting_bytes = [], 0
         waiting.append(chunk)
         waiting_bytes += size
-        if waiting_bytes >= batch_bytes // 4:
+        if waiting_bytes >= min(batch_bytes // 4, JOINED_BYTES):
             yield _joined(waiting)
             waiting, waiting_bytes = [], 0
     if waiting:

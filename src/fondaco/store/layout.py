@@ -70,6 +70,7 @@ class StoreLayout:
             if not self.current_cell.exists():
                 write_atomically(self.current_cell, bytes(CELL_BYTES))
             sync_directory(self.directory)
+            sync_directory(self.directory.parent)
 
 
 def partition_name(index: int) -> str:

@@ -343,20 +343,24 @@ class _Push:
 
     def _on_rows(self, rows: int) -> None:
         self._progress.rows(rows)
-        now = time.monotonic()
-        if now < self._pulse_at + PULSE_S:
-            return
-        self._pulse_at = now
-        self._check_killed()
-        if now >= self._progress_at + PROGRESS_S:
-            self._progress_at = now
+        if self._pulse() and time.monotonic() >= self._progress_at + PROGRESS_S:
+            self._progress_at = time.monotonic()
             with self._context.catalog.write() as connection:
                 values = {"progress_rows": rows, "progress_us": self._context.clock.now_us()}
                 pushes.update(connection, self._context.id, self._number, **values)
 
     def _on_file(self, verb: str, done: int) -> None:
         self._progress.files(verb, done, self._request.partitions)
+        self._pulse()
+
+    def _pulse(self) -> bool:
+        """Now and then: stop if somebody asked for it. Returns whether it was time to look."""
+        now = time.monotonic()
+        if now < self._pulse_at + PULSE_S:
+            return False
+        self._pulse_at = now
         self._check_killed()
+        return True
 
     def _check_killed(self) -> None:
         with self._context.catalog.read() as connection:
