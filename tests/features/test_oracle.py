@@ -217,8 +217,10 @@ def logical(columns: Any) -> list[ft.Expression]:
     x, i, s, b = columns.x, columns.i, columns.s, columns.b
     return [
         x > i, x >= 2.0, x < i, x <= i, x == i, x != i, i == columns.j, s == "x", s < "y", s != "", b == True, b & (i > 0), b | (i > 0), ~b,  # noqa: E712
-        x.is_null(), x.is_not_null(), x.is_nan(), i.between(-1, columns.j), x.between(i, 3), i.is_in([1, 2, 3]), s.is_in(["x", ""]), x.is_in([0, 2.0]),
-        i.cast(ft.Bool), s.contains("y"), s.starts_with("Y"), s.ends_with(" "), s.contains(s), columns.t > columns.u, columns.t == columns.u,
+        x.is_null(), x.is_not_null(), x.is_nan(), i.between(-1, columns.j), x.between(i, 3),
+        i.is_in([1, 2, 3]), s.is_in(["x", ""]), x.is_in([0, 2.0]),
+        i.cast(ft.Bool), s.contains("y"), s.starts_with("Y"), s.ends_with(" "), s.contains(s),
+        columns.t > columns.u, columns.t == columns.u,
     ]  # fmt: skip
 
 
@@ -226,7 +228,8 @@ def textual(columns: Any) -> list[ft.Expression]:
     s = columns.s
     return [
         s.lower(), s.upper(), s.trim(), s.substring(1), s.substring(0, 2), s.substring(5, 1), s + "!", "<" + s, ft.concat(s, "-", s),
-        columns.i.cast(ft.String), columns.b.cast(ft.String), ft.coalesce(s, "null"), ft.least(s, "m"), ft.when(columns.b, s).otherwise("no"),
+        columns.i.cast(ft.String), columns.b.cast(ft.String), ft.coalesce(s, "null"), ft.least(s, "m"),
+        ft.when(columns.b, s).otherwise("no"),
     ]  # fmt: skip
 
 

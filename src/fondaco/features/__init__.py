@@ -17,6 +17,7 @@
 The rules are in docs/concepts-features.md, their implementation in docs/internals/feature-plan.md.
 """
 
+from fondaco.features.answers import FeatureColumns, FeatureRow
 from fondaco.features.entity import Entity
 from fondaco.features.expressions import Expression, coalesce, concat, count, greatest, least, when
 from fondaco.features.feature import (
@@ -34,10 +35,11 @@ from fondaco.features.feature import (
     Timestamp,
 )
 from fondaco.features.featureset import FeatureSet
-from fondaco.features.online import FeatureColumns, FeatureRow, OnlineReader, close_readers, get, get_many
+from fondaco.features.online import OnlineReader, close_readers, get, get_many
 from fondaco.features.publish import publish
+from fondaco.features.record import TrainingRecord
 from fondaco.features.table import Sql, Table
-from fondaco.features.training import TrainingRecord, TrainingSet, training_set
+from fondaco.features.training import TrainingSet, training_set
 from fondaco.features.view import View
 
 __all__ = [

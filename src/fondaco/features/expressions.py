@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal as OneOf
+from typing import TYPE_CHECKING, Any
+from typing import Literal as OneOf
 
 from fondaco.core.clock import to_us
 from fondaco.core.errors import DefinitionError
@@ -25,7 +26,7 @@ from fondaco.features.plan import Aggregate, Call, Closed, Literal, Node
 
 if TYPE_CHECKING:
 
-    class _FitsEveryFeature(Bool, Int8, Int16, Int32, Int64, Float32, Float64, String, Bytes, Timestamp, List[Any]):  # type: ignore[misc]
+    class _FitsEveryFeature(Bool, Int8, Int16, Int32, Int64, Float32, Float64, String, Bytes, Timestamp, List[Any]):
         """What lets `x: ft.Float32 = f.delay.mean()` check; at run time an expression is no feature until a view names it."""
 
 else:
@@ -229,7 +230,7 @@ class Expression(_FitsEveryFeature):
         return call("sqrt", self)
 
     def cast(self, target: type[Feature[Any]]) -> Expression:
-        """To `ft.Int64`, `ft.Float64`, `ft.String` or `ft.Bool`; null where it cannot be done. Widths are chosen by the feature's annotation."""
+        """To `ft.Int64`, `ft.Float64`, `ft.String` or `ft.Bool`; null where it cannot be done. Features choose widths."""
         op = _CASTS.get(target.dtype.kind.name)
         if op is None:
             raise DefinitionError(f"cast to {target.__name__} is not possible; to Int64, Float64, String or Bool it is")

@@ -7,6 +7,7 @@ can be selected, renamed (`alias`) and looked up through other label columns (`o
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, get_args, get_origin
@@ -171,7 +172,7 @@ def dtype_of(annotation: object) -> tuple[type[Feature[Any]], DType]:
 def natural_dtype(kind: Kind) -> tuple[type[Feature[Any]], DType]:
     """The type of a feature without annotation."""
     if kind.item is not None:
-        return dtype_of(List[_DEFAULTS[kind.item.name]])  # type: ignore[misc]
+        return dtype_of(types.GenericAlias(List, (_DEFAULTS[kind.item.name],)))
     feature = _DEFAULTS[kind.name]
     return feature, feature.dtype
 
@@ -179,5 +180,5 @@ def natural_dtype(kind: Kind) -> tuple[type[Feature[Any]], DType]:
 def dtype_named(name: str) -> DType:
     """The type that a plan names, such as `float32` or `list<int64>`."""
     if name.startswith("list<"):
-        return dtype_of(List[SCALARS[name[5:-1]]])[1]  # type: ignore[misc]
+        return dtype_of(types.GenericAlias(List, (SCALARS[name[5:-1]],)))[1]
     return SCALARS[name].dtype

@@ -43,7 +43,7 @@ def compare(left: Any, right: Any) -> int:
     left, right = _alike([left, right])
     if _nan(left) or _nan(right):
         return _nan(left) - _nan(right)
-    return (left > right) - (left < right)
+    return int(left > right) - int(left < right)
 
 
 def _int(value: int) -> int:
@@ -112,9 +112,8 @@ def _cast_int(value: Any) -> int | None:
 
 
 def _cast_float(value: Any) -> float | None:
-    if isinstance(value, str):
-        if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value, re.ASCII) is None:
-            return None
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value, re.ASCII) is None:
+        return None
     return float(value)
 
 
@@ -287,6 +286,7 @@ def aggregate(view: ViewPlan, node: Aggregate, rows: Sequence[Row], t: int, u: i
     if newest:
         if node.op == "latest" and node.max_age_us is not None and values:
             values = [max(values, key=lambda pair: place(view, pair[0], tie_columns))]
+            assert view.scan.time is not None
             values = [pair for pair in values if pair[0][view.scan.time] >= u - node.max_age_us]
         fold = algebra("last" if node.op == "latest" else node.op, node.k)
         state = fold.init()

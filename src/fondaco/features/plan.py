@@ -16,7 +16,8 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal as OneOf
+from typing import Final
+from typing import Literal as OneOf
 
 from fondaco.features.kinds import Kind
 

@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
+from sqlglot import exp
 
 from fondaco.core.clock import Clock, to_us
 from fondaco.core.errors import DefinitionError, InputError
+from fondaco.features.engine import Engine, Options, Share
 from fondaco.features.feature import DType, dtype_named
 from fondaco.features.featureset import FeatureSet
 from fondaco.features.kinds import BOOL, BYTES, INT, STRING, TIMESTAMP, Kind
+from fondaco.features.order import arrow_array
 from fondaco.features.plan import (
     Aggregate,
     Binding,
@@ -40,17 +43,16 @@ from fondaco.features.plan import (
     aggregates_of,
     to_json,
 )
-from fondaco.features.sqlnodes import Sql, all_of, col, constant, exp, fn, not_null, op, source_column, text_of
+from fondaco.features.sqlnodes import Sql, all_of, constant, fn, not_null, op, source_column, text_of
 from fondaco.features.table import Table, connect
-from fondaco.features.training import Engine, Options, Share, arrow_array
 
 if TYPE_CHECKING:
     from fondaco.catalog import Catalog
     from fondaco.store.report import PushReport
     from fondaco.store.store import Store
 
-ROWS_PER_SHARE: Final = 1 << 18  # source rows whose keys are worked off at once: some 200 MB with ten features
-SHARES_MAX: Final = 64  # every share reads the sources once more; beyond 16M rows shares grow instead
+ROWS_PER_SHARE: Final = 1 << 17  # source rows whose keys are worked off at once: some 100 MB with ten features
+SHARES_MAX: Final = 128  # every share reads the sources once more; beyond 16M rows shares grow instead
 PUBLISH_MEMORY: Final = "1GB"  # DuckDB spills to a temporary directory beyond it
 _AT: Final = "as of"  # the time column of the labels; no identifier, so no entity has such a field
 _AVRO: Final = {
@@ -305,9 +307,8 @@ class _Batches(Iterator[pa.RecordBatch]):
             values = [source_column(column, schema[column], view.scan.tz) for column in view.key.columns]
             conditions = [not_null(value.copy()) for value in values]
             moment = constant_us(view.refresh.floor(self._as_of_us))
-            for column in (view.scan.time, view.scan.known_at):
-                if column is not None:
-                    conditions.append(op(exp.LTE, source_column(column, schema[column], view.scan.tz), moment.copy()))
+            times = [column for column in (view.scan.time, view.scan.known_at) if column is not None]
+            conditions += [op(exp.LTE, source_column(column, schema[column], view.scan.tz), moment.copy()) for column in times]
             if share is not None:
                 conditions.append(share.condition(view, schema))
             named = [exp.alias_(value, name, quoted=True) for value, name in zip(values, view.key.fields, strict=True)]
@@ -358,7 +359,8 @@ def publish_plan(plan: SetPlan, target: EntityStore) -> SetPlan:
 
 def _event_of(view: ViewPlan, lookup: Aggregate) -> Aggregate:
     """The event time of the row that a lookup finds."""
-    assert view.scan.time is not None and lookup.value is not None
+    assert view.scan.time is not None
+    assert lookup.value is not None
     where: Node | None = lookup.where
     if lookup.skip_null:
         present = Call("not", (Call("is_null", (lookup.value,)),))

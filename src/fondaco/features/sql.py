@@ -7,7 +7,7 @@ How a group is computed is chosen from the plan, and from one fact of the data (
 | static | sources without a time | GROUP BY key, join |
 | lookup | newest row, no known time | ASOF join; ties are sorted out before, if there are any |
 | frames | windows without known time; whole histories with one | window functions over labels and rows in one order |
-| sweep | sliding windows with a known time, of what can be taken out again | all that came up to t, less all that left up to t: running sums |
+| sweep | sliding windows with a known time, of sums and counts | all that came up to t, less all that left up to t: running sums |
 | band | the other sliding windows with a known time | join on key and time bucket, at most two windows wide |
 
 With a known time a row is visible at t in [max(event, known), event + w): that interval is all that the last three need.

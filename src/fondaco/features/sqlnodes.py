@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sqlglot import exp
-
 from sqlglot.dialects.duckdb import DuckDB
 
 from fondaco.features.kinds import BOOL, FLOAT, NULL, STRING, TIMESTAMP, ColumnType, Kind
 from fondaco.features.operators import OPERATORS
 from fondaco.features.plan import Call, Literal, Node
 
-Sql = exp.Expression
+if TYPE_CHECKING:
+    Sql: TypeAlias = exp.Expr
+else:
+    Sql = exp.Expression  # sqlglot before 30 has one class for both
 Leaf = Callable[[Node], tuple[Sql, Kind]]
 Printer = Callable[[list[Sql], list[Kind]], Sql]
 
@@ -33,7 +35,7 @@ _TYPES: Final = {
 }
 
 
-def text_of(tree: exp.Expression, *, pretty: bool = False) -> str:
+def text_of(tree: Sql, *, pretty: bool = False) -> str:
     """The SQL of a tree, in DuckDB's dialect."""
     return tree.sql(dialect=DuckDB, pretty=pretty)
 
@@ -318,7 +320,7 @@ def print_node(node: Node, leaf: Leaf) -> tuple[Sql, Kind]:
         tree, kind = leaf(node)
         return tree.copy(), kind
     printed = [print_node(arg, leaf) for arg in node.args]
-    args, kinds = [arg for arg, _ in printed], [kind for _, kind in printed]
+    kinds = [kind for _, kind in printed]
     result = OPERATORS[node.op](node.op, kinds)
     tree = PRINTERS[node.op]([_typed_null(arg, kind, kinds) for arg, kind in printed], kinds)
     return tree, result

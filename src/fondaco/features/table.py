@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CSV_SUFFIXES: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
 
 
-class UnknownColumnError(ColumnNotFoundError, AttributeError):
+class UnknownColumnError(ColumnNotFoundError, AttributeError):  # type: ignore[misc]  # both have a `name`, and it means the same
     """`table.c.nmae`: also an AttributeError, so that tools that look for optional attributes are not stopped."""
 
 
@@ -220,7 +220,7 @@ class Table:
                 if not files:
                     raise InputError(f"table {self.name!r}: no such file: {', '.join(self._paths)}")
                 csv = files[0].lower().endswith(_CSV_SUFFIXES)
-                relation = connection.read_csv(files) if csv else connection.read_parquet(files)
+                relation = connection.read_csv(files) if csv else connection.read_parquet(files)  # type: ignore[arg-type]  # csv: lists too
             relation.create_view(name, replace=True)
             return {column: column_type(str(stored)) for column, stored in zip(relation.columns, relation.types, strict=True)}
         except duckdb.Error as exc:
@@ -293,7 +293,7 @@ def to_arrow(content: object) -> pa.Table:
     if isinstance(content, Mapping):
         return pa.table(dict(content))
     raise DefinitionError(
-        f"{type(content).__name__} is no source: give paths of Parquet or CSV files, an Arrow, pandas or Polars table, a DuckDB relation, or ft.Sql(...)"
+        f"{type(content).__name__} is no source: give paths of Parquet or CSV files, an Arrow, pandas or Polars table, or ft.Sql(...)"
     )
 
 

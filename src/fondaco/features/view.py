@@ -29,7 +29,7 @@ _DAY_US: Final = 86_400_000_000
 _FEATURE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class UnknownFeatureError(FeatureNotFoundError, AttributeError):
+class UnknownFeatureError(FeatureNotFoundError, AttributeError):  # type: ignore[misc]  # both have a `name`, and it means the same
     """`View.nmae`: also an AttributeError, so that tools that look for optional attributes are not stopped."""
 
 
@@ -157,11 +157,11 @@ class View(Generic[E], metaclass=ViewType):
             if not _FEATURE_NAME.fullmatch(name):
                 raise DefinitionError(f"{name!r} cannot name a feature: use letters, digits and '_'")
             kind, dtype = kinds.get(name) or declared[name] or (Feature, None)
-            feature = kind.__new__(kind)
-            feature.__dict__.update(view=cls, name=name, output=name, columns=())
+            made = kind.__new__(kind)
+            made.__dict__.update(view=cls, name=name, output=name, columns=())
             if dtype is not None:
-                feature.__dict__["dtype"] = dtype
-            setattr(cls, name, feature)
+                made.__dict__["dtype"] = dtype
+            setattr(cls, name, made)
 
     def __init__(self) -> None:
         raise DefinitionError(f"view {type(self).__name__} is not instantiated; its attributes are the features")

@@ -80,7 +80,8 @@ def describe_view(view: ViewPlan) -> list[str]:
         times += f", known at {view.scan.known_at}"
     if view.scan.tz is not None:
         times += f", zone {view.scan.tz}"
-    head = f"view {view.name} of {view.key.entity} ({keys}) from {source}: {times}; {describe_refresh(view.refresh)}; version {view.version[:12]}"
+    refresh = describe_refresh(view.refresh)
+    head = f"view {view.name} of {view.key.entity} ({keys}) from {source}: {times}; {refresh}; version {view.version[:12]}"
     return [head, *(f"  {feature.name}: {feature.dtype} = {describe(feature.value)}" for feature in view.features)]
 
 
@@ -91,7 +92,6 @@ def describe_set(plan: SetPlan) -> str:
         lines += describe_view(view)
     for selection in plan.selections:
         view = plan.views[selection.view]
-        lines.append(
-            f"column {selection.output} = {view.name}.{selection.feature} where {view.key.entity} is in {', '.join(selection.binding.columns)}"
-        )
+        place = ", ".join(selection.binding.columns)
+        lines.append(f"column {selection.output} = {view.name}.{selection.feature} where {view.key.entity} is in {place}")
     return "\n".join(lines)

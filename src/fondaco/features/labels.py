@@ -1,0 +1,71 @@
+"""Labels: the rows that features are joined to; read from whatever holds them, and checked before anything runs.
+
+Pure functions; any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from fondaco.core.errors import ColumnNotFoundError, DefinitionError, NaiveTimestampError
+from fondaco.features.kinds import TIMESTAMP, ColumnType, column_type
+from fondaco.features.plan import SetPlan
+from fondaco.features.table import Table, connect, to_arrow
+
+if TYPE_CHECKING:
+    pass
+
+
+def read_labels(labels: object) -> pa.Table:
+    """The labels as an Arrow table.
+
+    Raises:
+        InputError, DefinitionError: not a table, or a file that cannot be read.
+    """
+    if isinstance(labels, (Table, str, os.PathLike, list, tuple)):
+        table = labels if isinstance(labels, Table) else Table(labels, name="labels")
+        if table.memory is not None:
+            return table.memory
+        with contextlib.closing(connect()) as connection:
+            table.register(connection, "labels")
+            return connection.table("labels").to_arrow_table()
+    return to_arrow(labels)
+
+
+def label_types(labels: pa.Table) -> dict[str, ColumnType]:
+    """The columns of the labels as DuckDB sees them."""
+    with contextlib.closing(connect(threads=1)) as connection:
+        relation = connection.from_arrow(labels.slice(0, 0))
+        return {name: column_type(str(stored)) for name, stored in zip(relation.columns, relation.types, strict=True)}
+
+
+def check_labels(plan: SetPlan, labels: pa.Table, at: str, tz: str | None) -> None:
+    """The labels have what the set needs.
+
+    Raises:
+        ColumnNotFoundError, NaiveTimestampError, DefinitionError.
+    """
+    repeated = sorted({name for name in labels.column_names if labels.column_names.count(name) > 1})
+    if repeated:
+        raise DefinitionError(f"the labels have two columns named {repeated[0]!r}")
+    types = label_types(labels)
+    if at not in types:
+        raise ColumnNotFoundError(at, list(types), "the labels (at=)")
+    if types[at].kind != TIMESTAMP:
+        raise DefinitionError(f"at={at!r}: the labels' column is {types[at].stored}, expected a timestamp")
+    if types[at].naive and tz is None:
+        raise NaiveTimestampError(at, "the labels")
+    for chosen in plan.selections:
+        view = plan.views[chosen.view]
+        for column, member, kind in zip(chosen.binding.columns, view.key.fields, view.key.kinds, strict=True):
+            if column not in types:
+                where = f'the labels ({view.key.entity}.{member}; another column is named by {view.name}.on({{"{member}": ...}}))'
+                raise ColumnNotFoundError(column, list(types), where)
+            if types[column].kind != kind and types[column].stored != '"NULL"':
+                raise DefinitionError(f"the labels' column {column!r} is {types[column].stored}, but {view.key.entity}.{member} is {kind}")
+        if chosen.output in types:
+            raise DefinitionError(f"the labels have a column {chosen.output!r}, which is also a feature; rename one (feature.alias(...))")
