@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from fondaco.core.errors import ColumnNotFoundError
 from fondaco.schema import _ops as o
-from fondaco.schema._default_bytes import default_bytes, varint
+from fondaco.schema._default_bytes import default_bytes
 from fondaco.schema._expected import expected_column, expected_value
 from fondaco.schema._nodes import member_path
 from fondaco.schema._normal import (
@@ -58,6 +58,7 @@ from fondaco.schema.types import (
     Uuid,
     Vector,
 )
+from fondaco.schema.wire import encode_long
 
 LENGTH_BYTES: Final = 10  # a varint at most
 _UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
@@ -497,7 +498,7 @@ class Binder:
             if null is None:
                 self._emit(o.REQUIRE, self._address(np.zeros(len(array) // 8 + 1, np.uint8)), 0)
             else:
-                self._constant(varint(null), len(array))
+                self._constant(encode_long(null), len(array))
             return
         index = self._fitting_branch(kind, array)
         with self._nullable(array, index, null):
@@ -507,12 +508,12 @@ class Binder:
     def _nullable(self, array: pa.Array, index: int, null: int | None) -> Iterator[None]:
         """Around the code for a value of branch `index`: writes the branch index, that of `null` where there is none."""
         if array.null_count == 0 or pa.types.is_null(array.type):
-            self._constant(varint(index), len(array))
+            self._constant(encode_long(index), len(array))
             yield
             return
         if null is None:
             self._require(array)
-            self._constant(varint(index), len(array))
+            self._constant(encode_long(index), len(array))
             yield
             return
         word = self._emit(o.PUT_OPTIONAL, *bitmap(array, 0), null, index)
@@ -561,7 +562,7 @@ class Binder:
     def _branch(self, kind: Type, index: int, child: pa.Array, null: int | None) -> None:
         child = self._keep(_unwrapped(child, kind))
         if _is_null(kind):
-            self._constant(varint(index), len(child))
+            self._constant(encode_long(index), len(child))
             return
         self._site = Site(self._way, child, expected_value(kind))
         with self._nullable(child, index, null):

@@ -11,17 +11,7 @@ from typing import Any, cast
 
 from fondaco.schema.defaults import default_branch
 from fondaco.schema.types import Array, Enum, Field, Fixed, Map, Primitive, Record, Type, Union
-
-
-def varint(value: int) -> bytes:
-    """Zigzag varint of a 64-bit integer."""
-    bits = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while bits >= 0x80:
-        out.append(bits & 0x7F | 0x80)
-        bits >>= 7
-    out.append(bits)
-    return bytes(out)
+from fondaco.schema.wire import encode_long
 
 
 def default_bytes(member: Field) -> bytes:
@@ -36,14 +26,14 @@ def _encode(kind: Type, default: Any) -> bytes:
         case Fixed():
             return cast(str, default).encode("latin-1")
         case Enum():
-            return varint(kind.symbols.index(default))
+            return encode_long(kind.symbols.index(default))
         case Array():
             return _blocks([_encode(kind.items, item) for item in default])
         case Map():
             return _blocks([_primitive("string", key) + _encode(kind.values, value) for key, value in default.items()])
         case Union():
             index = default_branch(kind, default)
-            return varint(index) + _encode(kind.branches[index], default)
+            return encode_long(index) + _encode(kind.branches[index], default)
         case Record():
             return b"".join(_encode(member.type, default.get(member.name, member.default)) for member in kind.fields)
 
@@ -55,14 +45,14 @@ def _primitive(kind: str, default: Any) -> bytes:
         case "boolean":
             return b"\x01" if default else b"\x00"
         case "int" | "long":
-            return varint(default)
+            return encode_long(default)
         case "float":
             return struct.pack("<f", default)
         case "double":
             return struct.pack("<d", default)
     data: bytes = default.encode("latin-1" if kind == "bytes" else "utf-8")
-    return varint(len(data)) + data
+    return encode_long(len(data)) + data
 
 
 def _blocks(items: list[bytes]) -> bytes:
-    return (varint(len(items)) + b"".join(items) if items else b"") + b"\x00"
+    return (encode_long(len(items)) + b"".join(items) if items else b"") + b"\x00"

@@ -8,7 +8,7 @@ import numpy as np
 
 from fondaco.core.errors import DecodeError
 from fondaco.schema import _ops as o
-from fondaco.schema.program import CompiledCode
+from fondaco.schema._code import CompiledCode
 from fondaco.schema.resolution import ZERO_SIZE_ITEMS_MAX
 
 

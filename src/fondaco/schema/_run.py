@@ -15,9 +15,9 @@ import numpy as np
 
 from fondaco.core.errors import DataError
 from fondaco.schema import _ops as o
+from fondaco.schema._code import CompiledCode, RowsLayout
 from fondaco.schema._faults import decode_fault
 from fondaco.schema._nodes import ROWS, Role
-from fondaco.schema.program import CompiledCode, RowsLayout
 
 OFFSET_MAX: Final = (1 << 31) - 1  # Arrow's strings and lists have 32-bit offsets
 GUESS_BYTES_MAX: Final = 64 << 20  # first guesses together; larger batches grow into what they need

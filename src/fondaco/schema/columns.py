@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from fondaco.core.errors import DataError, FieldNotFoundError
 from fondaco.schema._arrow_buffers import UNITS, Bools, arrow_array, fixed_places, offsets_of, valid_entries
+from fondaco.schema._code import CompiledCode
 from fondaco.schema._encode import encode_array, encode_columns
 from fondaco.schema._nodes import Layout, Node
 from fondaco.schema._objects import numbers, objects, vectors
 from fondaco.schema._run import Bytes, Decoded, Words, run
 from fondaco.schema.arrow import arrow_type
-from fondaco.schema.program import CompiledCode, Program
+from fondaco.schema.program import Program
 from fondaco.schema.types import Array, Date, Fixed, Primitive, Time, Timestamp, Vector
 
 __all__ = ["Column", "Columns", "decode_addresses", "decode_batch", "decode_list", "encode_array", "encode_columns"]
