@@ -27,7 +27,7 @@ from fondaco.core.clock import from_us, to_us
 
 if TYPE_CHECKING:
     from fondaco.platform import Platform
-    from fondaco.store import StoreReader
+    from fondaco.store.reader import StoreReader
 
 Say = Callable[[str], None]
 
