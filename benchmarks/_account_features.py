@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fondaco import features as ft
 
@@ -59,6 +57,3 @@ def one_view(path: Path) -> ft.FeatureSet:
         f9: ft.Int64 = c.f9
 
     return ft.FeatureSet("latest", [Latest])
-
-
-Read = Callable[[list[int]], Any]
