@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -15,9 +14,6 @@ from fondaco.core.errors import ColumnNotFoundError, DefinitionError, NaiveTimes
 from fondaco.features.kinds import TIMESTAMP, ColumnType, column_type
 from fondaco.features.plan import SetPlan
 from fondaco.features.table import Table, connect, to_arrow
-
-if TYPE_CHECKING:
-    pass
 
 
 def read_labels(labels: object) -> pa.Table:

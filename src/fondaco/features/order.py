@@ -5,14 +5,11 @@ Pure functions on arrays; any thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    pass
 
 
 def in_order(table: pa.Table) -> pa.Table:
