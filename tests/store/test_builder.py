@@ -125,3 +125,13 @@ def test_values_that_are_far_from_compressing_are_told_by_a_small_trial(tmp_path
         assert builder.choice is not None
         assert builder.choice.report.chosen == "none"
         assert builder.choice.report.sample_rows <= 5_000
+
+
+def test_a_huge_value_does_not_train_the_dictionary_by_itself(tmp_path: Path) -> None:
+    table = pa.table({"key": np.arange(3), "b": [b"small", b"x" * (40 << 20), b""]})
+    with _builder(tmp_path) as builder:
+        encoder = RowEncoder("s", KeyCodec("long"), Codec(pa.schema([pa.field("b", pa.binary(), nullable=False)])), table.schema)
+        builder.write_all(open_input(table, batch_bytes=1 << 20), encoder, lambda rows: None)
+        assert builder.choice is not None
+        assert builder.choice.report.sample_bytes < 1 << 20
+        assert sum(summary.records for summary in builder.seal(lambda files: None)) == 3

@@ -16,6 +16,7 @@ import fondaco as fd
 from fondaco.catalog import VersionState
 from fondaco.core.errors import (
     ColumnNotFoundError,
+    DataError,
     DuplicateKeyError,
     InputError,
     NoCurrentVersionError,
@@ -149,6 +150,15 @@ def test_the_first_row_that_does_not_fit_is_named_and_nothing_is_left(platform: 
     assert _files(platform) == before
     failed = store.pushes()[-1]
     assert (failed.state, failed.error_class, failed.blame) == (VersionState.FAILED, "RowError", "user")
+
+
+def test_a_row_too_long_to_be_read_back_is_refused_even_if_it_compresses_well(
+    platform: fd.Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fondaco.store.encoder.RECORD_BYTES_MAX", 1 << 20)
+    store = platform.create_store("blobs", value=pa.schema([pa.field("blob", pa.binary())]), compression="zstd")
+    with pytest.raises(DataError, match=r"row 1 takes \d+ bytes; the limit is 1048576"):
+        store.push({"key": [1, 2], "blob": [b"", b"x" * (2 << 20)]})
 
 
 def test_rows_are_counted_over_all_batches(store: fd.Store) -> None:

@@ -39,6 +39,7 @@ from fondaco.store.settings import Compression
 
 BUFFERS_BYTES_MAX = 64 << 20  # of all partitions' writers together
 SEALED_AT_ONCE = 2  # partitions whose indexes are in memory together
+SAMPLE_VALUE_BYTES_MAX = 64 << 10  # of one value, in the sample: a dictionary is no longer than this itself
 TRIAL_SHARE = 16  # of the sample, one part in so many is tried first
 TRIAL_ROWS_MIN = 2000
 TRIAL_RATIO = 1.08  # below it, `auto` (which asks for 1.11) is settled by the trial
@@ -236,12 +237,23 @@ class VersionBuilder:
 
 
 def _joined(parts: list[Encoded]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The values of all parts in one piece; of a long value only its beginning (training on one of 300 MB took 23 GB)."""
     if not parts:
         return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    pieces: list[npt.NDArray[np.uint8]] = []
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    for part in parts:
+        if len(part) and np.diff(part.offsets).max() > SAMPLE_VALUE_BYTES_MAX:
+            starts = part.offsets[:-1].tolist()
+            pieces += [
+                part.values[start : min(start + SAMPLE_VALUE_BYTES_MAX, end)]
+                for start, end in zip(starts, part.offsets[1:].tolist(), strict=True)
+            ]
+        else:
+            pieces.append(part.values[part.offsets[0] : part.offsets[-1]])
     offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return np.concatenate([part.values[part.offsets[0] : part.offsets[-1]] for part in parts]), offsets
+    np.cumsum(np.minimum(lengths, SAMPLE_VALUE_BYTES_MAX), out=offsets[1:])
+    return np.concatenate(pieces), offsets
 
 
 def verify_files(directory: Path, summaries: list[BaseFileSummary], on_file: Callable[[int], None]) -> None:

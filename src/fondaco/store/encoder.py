@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fondaco.core.errors import ColumnNotFoundError, DataError, InputError, KeyTypeError, RowError, near_name
+from fondaco.store.basefile import RECORD_BYTES_MAX
 from fondaco.store.inputs import Chunk
 from fondaco.store.keys import EncodedKeys, KeyCodec
 
@@ -69,9 +70,17 @@ class RowEncoder:
         """Encode one chunk; `first_row` is the position of its first row in the input.
 
         Raises:
-            RowError: the first value that does not fit.
+            RowError: the first value that does not fit. DataError: a row is too long, also if it would be short when compressed.
         """
-        return self._encode_mappings(chunk, first_row) if isinstance(chunk, list) else self._encode_batch(chunk, first_row)
+        encoded = self._encode_mappings(chunk, first_row) if isinstance(chunk, list) else self._encode_batch(chunk, first_row)
+        sizes = np.diff(encoded.offsets)
+        if len(sizes) and sizes.max() > RECORD_BYTES_MAX:
+            longest = int(sizes.argmax())
+            raise DataError(
+                f"row {first_row + longest} takes {int(sizes[longest])} bytes; the limit is {RECORD_BYTES_MAX}. "
+                "Keep large objects in files and store their names."
+            )
+        return encoded
 
     # -- columns --------------------------------------------------------------------------------------------------------------------
 

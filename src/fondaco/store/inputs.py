@@ -125,8 +125,9 @@ def _of_table(source: str, table: pa.Table, batch_bytes: int) -> Input:
         if rows >= table.num_rows:
             yield from _sliced(table.to_batches(), batch_bytes)
             return
-        for part in range(SAMPLE_PARTS):  # data often lies in order: its head alone may be of one kind
-            yield from _sliced(table.slice(part * table.num_rows // SAMPLE_PARTS, max(rows // SAMPLE_PARTS, 1)).to_batches(), batch_bytes)
+        parts = min(SAMPLE_PARTS, max(rows, 1))
+        for part in range(parts):  # data often lies in order: its head alone may be of one kind
+            yield from _sliced(table.slice(part * table.num_rows // parts, max(rows // parts, 1)).to_batches(), batch_bytes)
 
     return Input(source, table.schema, table.num_rows, _sliced(table.to_batches(), batch_bytes), sample=sample)
 
