@@ -95,6 +95,7 @@ _REQUESTS = {"open_repo": open_repo, "historical": historical, "materialize": ma
 
 def main() -> None:
     """Answer requests until stdin ends. Feast prints its progress to stdout; that goes to stderr, so that answers stay alone."""
+    warnings.simplefilter("ignore")  # once more: imports set filters of their own
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:
