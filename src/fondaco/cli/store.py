@@ -88,16 +88,29 @@ def list_stores(directory: str, as_json: bool) -> None:
         print_json(described)
         return
     columns = ("name", "key", "current", "records", "bytes")
-    rows = [[_cell(column, store.get(column)) for column in columns] for store in described]
-    print_table(columns, rows)
+    print_table(columns, ([_cell(column, store.get(column)) for column in columns] for store in described))
 
 
 def _cell(column: str, value: Any) -> object:
-    if value is not None and column == "bytes":
+    if value is None:
+        return None
+    if column == "bytes":
         return format_bytes(value)
-    if value is not None and column.endswith("_us"):
+    if column.endswith("_us"):
         return from_us(value).isoformat(" ", "seconds")
-    return value if value is None or isinstance(value, (int, str)) else json.dumps(value)
+    if column == "key":
+        return _key_text(value)
+    return value if isinstance(value, (int, str)) else json.dumps(value)
+
+
+def _key_text(schema: Any) -> str:
+    """A key schema for people: `long`, `tailnum: string`, `origin: string, dest: string`."""
+    if not isinstance(schema, dict):
+        return schema if isinstance(schema, str) else json.dumps(schema)
+    if schema.get("type") == "record":
+        return ", ".join(map(_key_text, schema["fields"]))
+    kind = schema["type"] if isinstance(schema["type"], str) else schema["type"].get("logicalType", json.dumps(schema["type"]))
+    return f"{schema['name']}: {kind}" if "name" in schema else str(kind)
 
 
 @command.command("show")
@@ -111,7 +124,9 @@ def show(name: str, directory: str, as_json: bool) -> None:
     if as_json:
         print_json(description)
         return
-    print_table(("", ""), [(field, _cell(field, value)) for field, value in description.items()])
+    for field, value in description.items():
+        cell = _cell(field, value)
+        click.echo(f"{field.removesuffix('_us'):14} {'' if cell is None else cell}")
 
 
 @command.command("versions")
@@ -211,7 +226,7 @@ def delete(name: str, yes: bool, directory: str) -> None:
 @click.option("--version", type=int, help="[default: the current one]")
 @directory_option
 def get(name: str, key: str, version: int | None, directory: str) -> None:
-    """Read one row of store NAME, as JSON. KEY is a number, a text, or JSON for a record key. Absent: exit code 1."""
+    """Read one row of store NAME, as JSON. KEY is a number, a text, or a JSON array or object for a record key. Absent: exit code 1."""
     with fondaco.open(directory) as platform, platform.store(name).reader() as reader:
         row = (reader if version is None else reader.at(version)).get(_parse_key(key, platform.store(name).describe()["key"]))
         if row is None:
@@ -227,6 +242,7 @@ def _parse_key(text: str, key_schema: Any) -> Any:
     if kind == "bytes":
         return text.encode()
     try:
-        return json.loads(text)
+        key = json.loads(text)
+        return tuple(key) if isinstance(key, list) else key
     except ValueError:
         raise InputError(f"{text!r} is no key of type {json.dumps(kind)}; write a number, or JSON for a record key") from None

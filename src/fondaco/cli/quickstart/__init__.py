@@ -26,7 +26,7 @@ def _steps() -> Iterator[Callable[[str], None]]:
     with console.status("starting") as status:
 
         def say(step: str) -> None:
-            console.print(f"[dim]{time.perf_counter() - begun:6.1f} s[/dim]  {step}", highlight=False)
+            console.print(f"[dim]{time.perf_counter() - begun:6.1f} s[/dim]  {step}", highlight=False, soft_wrap=True)
             status.update(step.strip())
 
         yield say

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fondaco import features as ft
 from fondaco.cli.quickstart.data import LATE_MINUTES, Flights
 
+SET_NAME = "late_departure"
+
 
 class Plane(ft.Entity):
     """An aircraft, by the number on its tail."""
@@ -96,6 +98,6 @@ def define_features(data: Flights) -> Definitions:
 
     views = {"weather": Weather, "plane history": PlaneHistory, "carrier": CarrierDelays, "route": RouteDelays, "plane facts": PlaneFacts}
     return Definitions(
-        ft.FeatureSet("late_departure", list(views.values())),
+        ft.FeatureSet(SET_NAME, list(views.values())),
         {group: tuple(feature.output for feature in ft.FeatureSet(view.__name__, [view])) for group, view in views.items()},
     )

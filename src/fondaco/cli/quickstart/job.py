@@ -1,6 +1,6 @@
 """The main job, step by step: from raw flights to an online prediction. Every step says what it does while it does it.
 
-Whatever interrupts it, the directory stays a platform that opens: a training set is only computed, and a push that ends early is taken back.
+Whatever interrupts it, the directory stays a platform that opens: a training set is only computed, a push that ends early is taken back.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 import fondaco
 from fondaco.cli.quickstart.data import Flights, read_flights
-from fondaco.cli.quickstart.definitions import Airport, Carrier, Definitions, Plane, Route, define_features
+from fondaco.cli.quickstart.definitions import SET_NAME, Airport, Carrier, Definitions, Plane, Route, define_features
 from fondaco.cli.quickstart.model import SCHEDULE, SEED, LateModel, score_groups, split
 from fondaco.cli.quickstart.report import Prediction, PushFigures, ReadFigures, Report
 from fondaco.core.clock import from_us, to_us
@@ -28,11 +28,14 @@ from fondaco.core.clock import from_us, to_us
 if TYPE_CHECKING:
     from fondaco.platform import Platform
     from fondaco.store.reader import StoreReader
+    from fondaco.store.report import PushReport
 
 Say = Callable[[str], None]
 
 LABEL_COLUMNS = ["tailnum", "carrier", "flight", "origin", "dest", "scheduled_at", "dep_delay", *SCHEDULE]
 PREDICTED_AFTER = datetime.fromisoformat("2013-12-30T22:00:00+00:00")  # the worked prediction: the first UA flight from here on
+FLIGHT_KEY = ("carrier", "flight", "scheduled_at")
+KEYS = {"flights": FLIGHT_KEY, "Plane": ("tailnum",), "Carrier": ("carrier",), "Route": ("origin", "dest"), "Airport": ("origin",)}
 GETS = 20_000
 BATCHES = 200
 BATCH_KEYS = 1000
@@ -59,6 +62,7 @@ def run(directory: Path, say: Say) -> Report:
         table = _training_set(platform, definitions, labels, report, say)
         model = _train(table, definitions, report, say)
         flight = _flight_to_predict(labels)
+        _push_flights(platform, table, model.columns, report, say)
         _publish(platform, definitions, flight["scheduled_at"], report, say)
         _measure_reads(platform, report, data, say)
         say("reading one flight's features and predicting")
@@ -105,28 +109,33 @@ def _flight_to_predict(labels: pa.Table) -> dict[str, Any]:
     return found
 
 
+def _push_flights(platform: Platform, table: pa.Table, columns: Sequence[str], report: Report, say: Say) -> None:
+    """Every flight with what was known at its scheduled departure: for replays, and to look at what the model got wrong."""
+    say(f"pushing {table.num_rows:,} flights with their values")
+    key = pa.schema([table.schema.field(name) for name in FLIGHT_KEY])
+    rows = table.select([*FLIGHT_KEY, *columns])
+    store = platform.create_store(f"{SET_NAME}.flights", key=key, value=pa.schema([rows.schema.field(name) for name in columns]))
+    before = store.current
+    _note_push(store.push(rows, progress=False), before, report, say)
+
+
+def _note_push(push: PushReport, before: int | None, report: Report, say: Say) -> None:
+    say(f"  {push}")
+    rate = push.records / push.seconds
+    report.pushes.append(PushFigures(push.store, push.version, before, push.records, push.bytes, push.compression, push.seconds, rate))
+
+
 def _publish(platform: Platform, definitions: Definitions, as_of: datetime, report: Report, say: Say) -> None:
     say(f"publishing the features as of {as_of:%d %B %Y, %H:%M} UTC into stores")
-    existing = set(platform.stores())
-    before = {name: platform.store(name).current for name in existing}
-    for push in platform.publish(definitions.feature_set, as_of=as_of):
-        say(f"  {push}")
-        rate = push.records / push.seconds if push.seconds else 0.0
-        report.pushes.append(
-            PushFigures(push.store, push.version, before.get(push.store), push.records, push.bytes, push.compression, push.seconds, rate)
-        )
+    before = {name: platform.store(name).current for name in platform.stores()}
+    for push in platform.publish(definitions.feature_set, as_of=as_of, progress=False):
+        _note_push(push, before.get(push.store), report, say)
 
 
 def _measure_reads(platform: Platform, report: Report, data: Flights, say: Say) -> None:
     say(f"measuring reads: {GETS:,} single gets and {BATCHES} batches of {BATCH_KEYS:,} keys from each store")
-    columns: dict[str, tuple[str, ...]] = {
-        "Plane": ("tailnum",),
-        "Carrier": ("carrier",),
-        "Route": ("origin", "dest"),
-        "Airport": ("origin",),
-    }
     for push in report.pushes:
-        fields = columns[push.store.rpartition(".")[2]]
+        fields = KEYS[push.store.rpartition(".")[2]]
         known = data.flights.select(list(fields)).drop_null().group_by(list(fields)).aggregate([])
         keys = [next(iter(row.values())) if len(fields) == 1 else tuple(row.values()) for row in known.to_pylist()]
         with platform.store(push.store).reader() as reader:
@@ -139,7 +148,9 @@ def _time_reads(store: str, reader: StoreReader, keys: list[Any]) -> ReadFigures
     batches = [[keys[index] for index in rng.integers(0, len(keys), BATCH_KEYS)] for _ in range(BATCHES)]
     single = _time_each(reader.get, singles)
     batch = _time_each(reader.get_columns, batches)
-    return ReadFigures(store, *np.percentile(single, [50, 99]).tolist(), BATCH_KEYS, *np.percentile(batch, [50, 99]).tolist())
+    p50, p99 = np.percentile(single, [50, 99])
+    batch_p50, batch_p99 = np.percentile(batch, [50, 99])
+    return ReadFigures(store, float(p50), float(p99), BATCH_KEYS, float(batch_p50), float(batch_p99))
 
 
 def _time_each(call: Callable[[Any], object], arguments: list[Any]) -> npt.NDArray[np.float64]:

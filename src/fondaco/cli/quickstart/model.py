@@ -43,7 +43,7 @@ class GroupScore:
     group: str
     features: int
     auc_alone: float
-    auc_without: float | None
+    auc_without: float
 
 
 def matrix(table: pa.Table, columns: Sequence[str]) -> FloatMatrix:

@@ -72,69 +72,72 @@ class Report:
 
 def print_report(report: Report) -> None:
     """The report as tables on stdout."""
-    console = Console() if Console().is_terminal else Console(width=120)
-    console.print(_training(report))
-    console.print(_groups(report))
-    console.print(_pushes(report))
-    console.print(_reads(report))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    _print_training(console, report)
+    _print_groups(console, report)
+    _print_pushes(console, report)
+    _print_reads(console, report)
     if report.prediction is not None:
         _print_prediction(console, report.prediction)
-    console.print(f"\n{report.seconds:.0f} s in all; the stores are in {report.directory}")
-    console.print(f"next: fondaco store list --dir {report.directory}; fondaco quickstart again pushes the next versions")
+    console.print(f"\n{report.seconds:.0f} s in all; the stores are in {report.directory}", highlight=False)
+    console.print(f"next: fondaco store list --dir {report.directory}; the same command again pushes the next versions", highlight=False)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=None, title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False)
+def _table(console: Console, title: str, *columns: str) -> Table:
+    console.print(f"\n[bold]{title}[/bold]", highlight=False)
+    table = Table(box=None, header_style="dim", pad_edge=False, show_header=any(columns))
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right")
     return table
 
 
-def _training(report: Report) -> Table:
-    table = _table("\nTraining set: point-in-time correct, one row a flight", "", "")
+def _print_training(console: Console, report: Report) -> None:
+    table = _table(console, "Training set: one row a flight, point-in-time correct", "", "")
     table.add_row("flights", f"{report.flights:,}")
-    table.add_row("  cancelled (no departure, so no label)", f"{report.cancelled:,}")
+    table.add_row("  of them cancelled: no departure, so no label", f"{report.cancelled:,}")
     table.add_row("rows x features", f"{report.labels:,} x {report.features}")
     table.add_row("seconds to compute", f"{report.training_set_seconds:.1f}")
     table.add_row("train rows, January to September", f"{report.train_rows:,}")
     table.add_row("test rows, October to December", f"{report.test_rows:,}")
     table.add_row("late (more than 15 minutes) in the test months", f"{report.late_share:.1%}")
-    return table
+    console.print(table)
 
 
-def _groups(report: Report) -> Table:
-    table = _table("\nWhat each group is worth (area under the ROC curve, test months)", "group", "features", "alone", "all but it")
+def _print_groups(console: Console, report: Report) -> None:
+    title = "What each group is worth: area under the ROC curve, test months"
+    table = _table(console, title, "group", "features", "alone", "all but it")
     for score in report.groups:
-        without = "" if score.auc_without is None else f"{score.auc_without:.3f}"
-        table.add_row(score.group, str(score.features), f"{score.auc_alone:.3f}", without)
+        table.add_row(score.group, str(score.features), f"{score.auc_alone:.3f}", f"{score.auc_without:.3f}")
     table.add_row("all", str(report.features), f"{report.auc_all:.3f}", "", style="bold")
-    return table
+    console.print(table)
 
 
-def _pushes(report: Report) -> Table:
-    table = _table("\nPushed as versions", "store", "version", "records", "bytes", "compression", "records/s")
+def _print_pushes(console: Console, report: Report) -> None:
+    title = "Pushed as versions (records/s counts computing the values, where they are computed)"
+    table = _table(console, title, "store", "version", "records", "bytes", "compression", "records/s")
     for push in report.pushes:
         version = f"v{push.version}" if push.previous is None else f"v{push.version} (v{push.previous} kept)"
-        table.add_row(
-            push.store, version, f"{push.records:,}", format_bytes(push.bytes), push.compression, f"{push.records_per_second:,.0f}"
-        )
-    return table
+        rate = f"{push.records_per_second:,.0f}"
+        table.add_row(push.store, version, f"{push.records:,}", format_bytes(push.bytes), push.compression, rate)
+    console.print(table)
 
 
-def _reads(report: Report) -> Table:
-    title = "\nEmbedded reads, microseconds"
-    table = _table(title, "store", "get p50", "get p99", "keys a batch", "batch p50", "batch p99")
+def _print_reads(console: Console, report: Report) -> None:
+    title = "Embedded reads, microseconds: one row; 1,000 keys into columns"
+    table = _table(console, title, "store", "get p50", "get p99", "columns p50", "columns p99")
     for read in report.reads:
-        figures = (read.get_us_p50, read.get_us_p99), (read.batch_us_p50, read.batch_us_p99)
-        table.add_row(read.store, *(f"{us:.1f}" for us in figures[0]), f"{read.batch_keys:,}", *(f"{us:,.0f}" for us in figures[1]))
-    return table
+        single = (f"{read.get_us_p50:.1f}", f"{read.get_us_p99:.1f}")
+        table.add_row(read.store, *single, f"{read.batch_us_p50:,.0f}", f"{read.batch_us_p99:,.0f}")
+    console.print(table)
 
 
 def _print_prediction(console: Console, prediction: Prediction) -> None:
-    table = _table(f"\nOne prediction: {prediction.flight}, scheduled {prediction.scheduled_at}", "value read", "")
+    table = _table(console, f"One prediction: {prediction.flight}, scheduled {prediction.scheduled_at}", "value read", "")
     for name, value in prediction.values.items():
         table.add_row(name, "null" if value is None else f"{value:g}")
     console.print(table)
     total = len(prediction.values)
-    console.print(f"probability of leaving late: {prediction.probability_late:.0%}; {prediction.happened}")
-    console.print(f"online values equal to the training set's for this flight: {prediction.equal_to_training} of {total}")
+    console.print(f"probability of leaving late: {prediction.probability_late:.0%}; {prediction.happened}", highlight=False)
+    console.print(f"online values equal to the training set's for this flight: {prediction.equal_to_training} of {total}", highlight=False)
