@@ -25,7 +25,7 @@ def command() -> None:
 @click.option("--key", default="long", show_default=True, help="long, int, string, bytes, or a file with an Avro schema")
 @click.option("--value", required=True, help="a file with the Avro schema of the rows (.avsc), or a Parquet file to take the columns from")
 @click.option("--key-column", help="with a Parquet file: the column that is the key, and so no part of the row")
-@click.option("--partitions", type=click.IntRange(1, 4096), help="files of each version [default: as configured, 8]")
+@click.option("--partitions", type=click.IntRange(1, 1024), help="files of each version [default: as configured, 8]")
 @click.option("--compression", type=click.Choice(["auto", "none", "zstd"]), help="[default: as configured, auto]")
 @click.option("--keep", type=click.IntRange(1, 100), help="versions to keep, the current one included [default: as configured, 2]")
 @directory_option

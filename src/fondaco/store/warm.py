@@ -1,0 +1,44 @@
+"""Warm: `python -m fondaco.store.warm` compiles every kernel into the cache, once after an installation.
+
+Compiled machine code is kept beside the sources; without this the first push and the first read of an installation compile for some
+seconds. The way is the users' own: a store in a temporary directory is pushed to and read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+import pyarrow as pa
+
+
+def warm() -> None:
+    """Push to and read from a store of every kind of key, plain and compressed."""
+    from fondaco.platform import Platform
+
+    rows = 64
+    table = pa.table(
+        {
+            "key": np.arange(rows),
+            "text": ["text " * 20] * rows,
+            "emb": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows * 8, np.float32)), 8),
+        }
+    )
+    value = pa.schema([table.schema.field("text"), table.schema.field("emb")])
+    with tempfile.TemporaryDirectory(prefix="fondaco-warm-") as directory, Platform.open(directory) as platform:
+        for kind in ("long", "string"):
+            keyed = table.set_column(0, "key", table["key"].cast(pa.string() if kind == "string" else pa.int64()))
+            for compression in ("none", "zstd"):
+                store = platform.create_store(f"{kind}-{compression}", key=kind, value=value, partitions=2, compression=compression)
+                store.push(keyed, progress=False)
+                keys = keyed["key"].to_pylist()
+                with store.reader() as reader:
+                    reader.get(keys[0])
+                    reader.get_many(keys)
+                    reader.get_columns(keys)
+                    reader.get_columns(np.arange(rows)) if kind == "long" else None
+                    reader.compute(keys, "cosine", field="emb", vector=np.ones(8, np.float32))
+
+
+if __name__ == "__main__":
+    warm()
