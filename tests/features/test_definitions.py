@@ -185,7 +185,7 @@ def test_expressions_of_the_wrong_type_are_refused_at_definition(make: object, w
         (lambda c: c.dep_delay.last(2, default=0.0), "takes no default"),
         (lambda c: c.dep_delay + 2**70, "64 bits"),
         (lambda c: c.scheduled_at > dt.datetime(2020, 1, 1), "no time zone"),
-        (lambda c: c.dep_delay + [1], "cannot stand in an expression"),
+        (lambda c: c.dep_delay * [1], "cannot stand in an expression"),
         (lambda c: c.tailnum.substring(-1), "cannot be negative"),
     ],
 )

@@ -168,7 +168,7 @@ def assert_equal_to_oracle(feature_set: ft.FeatureSet, labels: pa.Table) -> None
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["known at once", "known later"])
-@settings(ENGINE, max_examples=60)
+@settings(ENGINE, max_examples=40)
 @given(data=st.data())
 def test_every_aggregate_equals_the_oracle(known: bool, data: st.DataObject) -> None:
     rows = data.draw(tables(wild=data.draw(st.booleans()), known=known))

@@ -307,3 +307,20 @@ def test_it_is_computed_once_and_explains_itself() -> None:
     assert "last_known_delay: float32 = latest(delay, skipping nulls, else -1)" in text
     assert "view History of Plane (tailnum)" in text
     assert "WINDOW" in text.upper() or "OVER (" in text
+
+
+def test_why_shows_the_rows_behind_a_value() -> None:
+    feature_set = ft.FeatureSet("s", [history(FLIGHTS)])
+    reasons = ft.why(None, feature_set, Plane("N1"), at=at("2013-01-02T03"))
+    assert {name: reason.value for name, reason in reasons.items()} == {name: values[0] for name, values in EXPECTED.items()}
+    assert reasons["last_known_delay"].rows["delay"].to_pylist() == [10.0]
+    assert reasons["last_delay"].rows["scheduled_at"].to_pylist() == [at("2013-01-02")]
+    assert reasons["flown"].rows.num_rows == 2
+    assert "last_known_delay = 10.0: latest(delay, skipping nulls, else -1)" in str(reasons["last_known_delay"])
+    assert ft.why(None, feature_set, {"tailnum": "N9"}, at=0)["flown"].rows.num_rows == 0
+
+    class Other(ft.Entity):
+        number: int
+
+    with pytest.raises(InputError, match="no features of Other"):
+        ft.why(None, feature_set, Other(1))

@@ -41,6 +41,7 @@ from fondaco.features.record import TrainingRecord
 from fondaco.features.table import Sql, Table
 from fondaco.features.training import TrainingSet, training_set
 from fondaco.features.view import View
+from fondaco.features.why import Reason, why
 
 __all__ = [
     "Bool",
@@ -59,6 +60,7 @@ __all__ = [
     "Int64",
     "List",
     "OnlineReader",
+    "Reason",
     "Sql",
     "String",
     "Table",
@@ -77,4 +79,5 @@ __all__ = [
     "publish",
     "training_set",
     "when",
+    "why",
 ]

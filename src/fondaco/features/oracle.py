@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from fondaco.features.aggregates import algebra
+from fondaco.features.aggregates import ORDERED, algebra
 from fondaco.features.kinds import FLOAT
 from fondaco.features.plan import Aggregate, Call, Column, Literal, Node, SetPlan, ViewPlan
 
@@ -275,13 +275,23 @@ def visible(view: ViewPlan, row: Row, t: int, node: Aggregate) -> bool:
     return node.window_us is None or event > t - node.window_us
 
 
+def _value(node: Aggregate, row: Row) -> Any:
+    return evaluate(node.value, _of_row(row)) if node.value is not None else True
+
+
+def counts(view: ViewPlan, node: Aggregate, row: Row, t: int) -> bool:
+    """Whether a row of the key takes part in an aggregate at (floored) time t: visible, chosen by `where`, and not null where nulls are
+    left out."""
+    if not visible(view, row, t, node) or (node.where is not None and evaluate(node.where, _of_row(row)) is not True):
+        return False
+    return _value(node, row) is not None or (node.op in ORDERED and not node.skip_null)
+
+
 def aggregate(view: ViewPlan, node: Aggregate, rows: Sequence[Row], t: int, u: int, tie_columns: Sequence[str]) -> Any:
     """The aggregate over `rows` of one key at time t (floored to the refresh), for a label whose own time is u."""
-    counted = [row for row in rows if visible(view, row, t, node) and (node.where is None or evaluate(node.where, _of_row(row)) is True)]
-    values = [(row, evaluate(node.value, _of_row(row)) if node.value is not None else True) for row in counted]
-    newest = node.op == "latest" or node.op in ("first", "last")
-    if node.skip_null or not newest:
-        values = [(row, value) for row, value in values if value is not None]
+    counted = [row for row in rows if counts(view, node, row, t)]
+    values = [(row, _value(node, row)) for row in counted]
+    newest = node.op in ORDERED
     default = _default(node)
     if newest:
         if node.op == "latest" and node.max_age_us is not None and values:
