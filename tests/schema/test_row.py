@@ -212,3 +212,12 @@ def test_only_records_have_rows() -> None:
 
 def test_a_row_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(ada())) == ADA
+
+
+def test_a_sealed_row_gives_what_a_row_gives() -> None:
+    codec = Codec(record(a="long", b="string", f="double", emb=vector(4), g="boolean"))
+    data = b"before" + codec.encode({"a": 300, "b": "abc", "f": 1.5, "emb": [1, 2, 3, 4], "g": True}) + b"after"
+    sealed, plain = codec.sealed_row(data, 6, len(data) - 5), codec.row(data, 6, len(data) - 5)
+    assert sealed == plain
+    assert {name: str(sealed[name]) for name in sealed} == {name: str(plain[name]) for name in plain}
+    assert pickle.loads(pickle.dumps(sealed)) == plain

@@ -158,10 +158,11 @@ class DecoderSource:
             source.line(f"return {value}, p")
         return cast("Callable[[bytes, int], tuple[Any, int]]", self._build("read"))
 
-    def get_function(self, record: ReadRecord, index: int, plain: Getter) -> Getter:
+    def get_function(self, record: ReadRecord, index: int, plain: Getter, *, sealed: bool = False) -> Getter:
         """`get(d, p, e) -> value` of the writer's member `index`, passing over those before it; `plain(d, p, e)` as above.
 
-        `d` is bytes, a memoryview of bytes or an mmap; views of it are returned where values are views.
+        `d` is bytes, a memoryview of bytes or an mmap; views of it are returned where values are views. `sealed`: the bytes are known to
+        be a whole row, so a field that only fields of fixed width follow is found from the end.
         """
         source = self.source
         source.names["plain"] = plain
@@ -170,7 +171,7 @@ class DecoderSource:
             source.line("begin = p")
             with source.block("try:"):
                 self._start()
-                self._skip_all([member.step for member in record.members[:index]])
+                self._seek([member.step for member in record.members], index, sealed)
                 value = self._value(record.members[index].step)
             with source.block("except READ_FAULTS:"):
                 source.line("return plain(d, begin, e)")
@@ -178,6 +179,15 @@ class DecoderSource:
                 source.line("return plain(d, begin, e)")
             source.line(f"return {value}")
         return cast(Getter, self._build("get"))
+
+    def _seek(self, steps: Sequence[Step], index: int, sealed: bool) -> None:
+        """Code that moves `p` to the step at `index`."""
+        before, after = self._patterns(steps[:index]), self._patterns(steps[index:])
+        from_start = before is not None and before[1] is not None
+        if sealed and not from_start and after is not None and after[1] is not None:
+            self.source.line(f"p = e - {after[1]}")
+        else:
+            self._skip_all(steps[:index])
 
     def _start(self) -> None:
         self.source.line("t = 0")

@@ -114,6 +114,11 @@ class Codec:
         """
         return self._parts.row
 
+    @property
+    def sealed_row(self) -> type[Row]:
+        """As `row`, of bytes that are known to be exactly one row (a checksum vouches for them): a last field is found from the end."""
+        return self._parts.sealed_row
+
     # -- columns ----------------------------------------------------------------------------------------------------------------
 
     @property
@@ -194,6 +199,10 @@ class _Parts:
         if not isinstance(self.reader, Record):
             raise SchemaError("$", "only a record has rows whose fields are read one by one; use decode")
         return row_class(self.decoder, lambda data: (_rebuild_row, (*self.identity, data)))
+
+    @cached_property
+    def sealed_row(self) -> type[Row]:
+        return row_class(self.decoder, self.row._rebuild, sealed=True)
 
     @cached_property
     def arrow_schema(self) -> pa.Schema:

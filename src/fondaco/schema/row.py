@@ -5,7 +5,8 @@ touching a field twice decodes it twice; whoever needs many fields takes `dict(r
 and then for every value, so `keys()` decodes the row and the next touch of each field is answered from that, once.
 
 A row is immutable if its bytes are. It keeps the buffer alive (a memory map cannot be closed under it). Any thread may read it.
-A row checks what it touches: a damaged row raises DecodeError when the damage is reached.
+A row checks what it touches: a damaged row raises DecodeError when the damage is reached. A *sealed* row comes from bytes that a checksum
+vouches for; it need not pass over the fields before one that lies at a fixed distance from its end, as an embedding usually does.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Row(Mapping[str, Any]):
         return f"Row({self.to_dict()!r})"
 
 
-def row_class(decoder: RowDecoder, rebuild: Callable[[bytes], tuple[Any, ...]]) -> type[Row]:
+def row_class(decoder: RowDecoder, rebuild: Callable[[bytes], tuple[Any, ...]], *, sealed: bool = False) -> type[Row]:
     """The class of rows that `decoder` reads, which are records; `rebuild(bytes)` is what `__reduce__` of such a row gives."""
 
     class CodecRow(Row):
@@ -127,7 +128,7 @@ def row_class(decoder: RowDecoder, rebuild: Callable[[bytes], tuple[Any, ...]]) 
             self.__class__ = CodecRow  # type: ignore[assignment]  # its base, of the same layout
             return CodecRow.__getitem__(self, name)
 
-    CodecRow._getters = decoder.getters
+    CodecRow._getters = decoder.getters(sealed=sealed)
     CodecRow._decode = staticmethod(decoder.decode)
     CodecRow._rebuild = staticmethod(rebuild)
     CodecRow._with_ahead = CodecRowWithAhead

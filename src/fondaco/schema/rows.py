@@ -56,12 +56,11 @@ class RowDecoder:
         if position != len(data):
             raise DecodeError(position, f"{len(data) - position} bytes left over after {count} rows")
 
-    @cached_property
-    def getters(self) -> Getters:
-        """Functions that read one field of a record each."""
+    def getters(self, *, sealed: bool = False) -> Getters:
+        """Functions that read one field of a record each; `sealed`: from bytes that are known to be a whole row."""
         if not isinstance(self.step, ReadRecord):
             raise TypeError("only the fields of a record can be read one by one")
-        return Getters(self.step)
+        return Getters(self.step, sealed=sealed)
 
 
 class Getters(dict[str, Getter]):
@@ -71,9 +70,9 @@ class Getters(dict[str, Getter]):
         FieldNotFoundError: the reader's record has no such field; suggests the nearest.
     """
 
-    def __init__(self, step: ReadRecord) -> None:
+    def __init__(self, step: ReadRecord, *, sealed: bool) -> None:
         super().__init__()
-        self._step = step
+        self._step, self._sealed = step, sealed
         self.names = tuple(member.name for member in step.target.fields)
         self.view = dict.fromkeys(self.names).keys()
 
@@ -87,7 +86,9 @@ class Getters(dict[str, Getter]):
         step, name = self._step, self.names[reader_index]
         for index, member in enumerate(step.members):
             if member.reader_index == reader_index:
-                return DecoderSource(step).get_function(step, index, lambda data, start, end: read_row(step, bytes(data[start:end]))[name])
+                return DecoderSource(step).get_function(
+                    step, index, lambda data, start, end: read_row(step, bytes(data[start:end]))[name], sealed=self._sealed
+                )
         # The writer has no such field: any row of it gives the default, freshly made.
         return lambda data, start, end: field_default(step.target.fields[reader_index])
 

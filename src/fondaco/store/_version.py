@@ -102,7 +102,7 @@ class OpenVersion:
 
     def _integer_getter(self, low: int, high: int) -> Callable[[Any], Row | None]:
         probe, table, memories, row, check, other = (
-            _kernels.probe_long, self._table_address, self._memories, self.codec.row, self.keys.integer, self._unusual,
+            _kernels.probe_long, self._table_address, self._memories, self.codec.sealed_row, self.keys.integer, self._unusual,
         )  # fmt: skip
 
         def get(key: Any) -> Row | None:
@@ -117,7 +117,7 @@ class OpenVersion:
 
     def _bytes_getter(self) -> Callable[[Any], Row | None]:
         probe, table, memories, row, encode, other = (
-            _kernels.probe_bytes, self._table_address, self._memories, self.codec.row, self.keys.encode, self._unusual,
+            _kernels.probe_bytes, self._table_address, self._memories, self.codec.sealed_row, self.keys.encode, self._unusual,
         )  # fmt: skip
 
         def get(key: Any) -> Row | None:
@@ -135,7 +135,7 @@ class OpenVersion:
         if start < 0:
             raise self._files[where].broken_index()
         assert self._decompressor is not None
-        return self.codec.row(self._decompressor.one(self._memories[~where][start:end]))
+        return self.codec.sealed_row(self._decompressor.one(self._memories[~where][start:end]))
 
     # -- many keys ------------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class OpenVersion:
         encoded, starts, ends, compressed, count = self._probe(keys)
         segments = iter(self._frames(starts, ends, compressed, count))
         partitions = (encoded >> np.uint64(32)) * np.uint64(len(self._files)) >> np.uint64(32)
-        row, memories, bases = self.codec.row, self._memories, self._bases
+        row, memories, bases = self.codec.sealed_row, self._memories, self._bases
         rows: list[Row | None] = []
         for partition, start, end, flag in zip(partitions.tolist(), starts.tolist(), ends.tolist(), compressed.tolist(), strict=True):
             if not start:
