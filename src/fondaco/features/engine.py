@@ -20,8 +20,7 @@ from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.errors import DataError, DefinitionError, InputError
 from fondaco.features.checks import infer
 from fondaco.features.feature import dtype_named
-from fondaco.features.kinds import ColumnType, Kind
-from fondaco.features.labels import label_types
+from fondaco.features.kinds import TIMESTAMP, ColumnType, Kind
 from fondaco.features.order import arrow_array, in_order, numbers_of
 from fondaco.features.plan import Aggregate, Binding, Node, SetPlan, ViewPlan, aggregates_of
 from fondaco.features.record import RecordKeeper
@@ -163,8 +162,9 @@ class Engine:
                 raise DefinitionError(
                     f"a key column of the labels is named {reserved!r}, which is taken; rename it and say so with .on(...)"
                 )
-        column = label_types(self._labels.select([self._at]))[self._at]
-        moment = source_column(self._at, column, self._options.tz)
+        kind = self._labels.schema.field(self._at).type
+        naive = not (pa.types.is_timestamp(kind) and kind.tz is not None)
+        moment = source_column(self._at, ColumnType(TIMESTAMP, str(kind), naive), self._options.tz)
         query = exp.select(exp.alias_(moment, "t")).from_(exp.to_table("raw_labels"))
         with self._session() as session:
             session.register("raw_labels", self._labels.select([self._at]))
@@ -173,15 +173,22 @@ class Engine:
         return self._labels.select(keys).append_column("t", times).append_column("rid", rid)
 
     def _derive(self, computed: dict[tuple[int, Binding, Aggregate], pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
-        """The features from their aggregates, in their own types; one projection over the answers, which keeps the order."""
+        """The features from their aggregates, in their own types: answers that are that already, and one projection for the others."""
         names = {place: f"c{number}" for number, place in enumerate(computed)}
         answers = {names[place]: column for place, column in computed.items()}
         answers |= {f"label_{name}": self._prepared[name] for name in (*self._plan.key_columns, "t")}
         schemas = [table.schema() for table in self._tables]
+        types: dict[str, pa.DataType] = {}
+        ready: dict[str, pa.ChunkedArray] = {}
         chosen = []
         for selection in self._plan.selections:
             place = (selection.view, selection.binding)
             feature = self._plan.views[selection.view].feature(selection.feature)
+            dtype = dtype_named(feature.dtype)
+            types[selection.output] = dtype.arrow
+            if isinstance(feature.value, Aggregate) and computed[*place, feature.value].type == dtype.arrow:
+                ready[selection.output] = computed[*place, feature.value]
+                continue
 
             def leaf(node: Node, place: tuple[int, Binding] = place) -> tuple[Sql, Kind]:
                 assert isinstance(node, Aggregate)
@@ -192,13 +199,15 @@ class Engine:
             if not isinstance(feature.value, Aggregate):
                 usable = all_of([not_null(col(f"label_{name}")) for name in (*selection.binding.columns, "t")])
                 value = case((usable, value))
-            dtype = dtype_named(feature.dtype)
             chosen.append(exp.alias_(output(value, kind, dtype.duckdb), selection.output, quoted=True))
-        with self._session() as session:
-            session.register("answers", pa.table(answers))
-            table = session.query(text_of(exp.select(*chosen).from_(exp.to_table("answers"))))
-        types = {s.output: dtype_named(self._plan.views[s.view].feature(s.feature).dtype).arrow for s in self._plan.selections}
-        return {name: table[name] if table[name].type == types[name] else table[name].cast(types[name]) for name in types}
+        if chosen:
+            with self._session() as session:
+                session.register("answers", pa.table(answers))
+                table = session.query(text_of(exp.select(*chosen).from_(exp.to_table("answers"))))
+            ready |= {
+                name: table[name] if table[name].type == types[name] else table[name].cast(types[name]) for name in table.column_names
+            }
+        return {name: ready[name] for name in types}
 
 
 class Session:

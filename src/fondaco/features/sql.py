@@ -213,11 +213,8 @@ class _Group:
 
     def scan(self, *extra: tuple[str, Sql], where: Sequence[Sql] = ()) -> exp.Select:
         """Rows of the source that can ever be visible: keys, `extra` columns, and the shared ones."""
-        present = [not_null(value) for value in self.key_values()]
-        if self.view.scan.time is not None:
-            present.append(not_null(self.event()))
-        if self.has_known:
-            present.append(not_null(self.known()))
+        needed = [*self.view.key.columns, self.view.scan.time, self.view.scan.known_at]
+        present = [not_null(col(name)) for name in needed if name is not None]
         chosen = [
             *(exp.alias_(value, name) for value, name in zip(self.key_values(), self.keys, strict=True)),
             *(exp.alias_(value, name) for name, value in extra),
