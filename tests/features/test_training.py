@@ -235,6 +235,22 @@ def test_sums_of_sliding_windows_do_not_drift(known: bool) -> None:
     np.testing.assert_allclose(found["total"].to_numpy(), expected, rtol=1e-12)
 
 
+def test_key_columns_may_have_any_name() -> None:
+    class Odd(ft.Entity):
+        t: str
+        rid: int
+
+    table = ft.Table(pa.table({"t": ["a"], "rid": [1], "k0": pa.array([5], US), "v0": [2.5]}), time="k0", key=Odd)
+
+    class Values(ft.View[Odd], source=table):
+        s = table.c.v0
+        e = table.c.v0.sum(window="1d")
+
+    labels = pa.table({"u": [1], "t": ["a"], "rid": [1], "o": pa.array([6], US)})
+    found = ft.training_set(None, ft.FeatureSet("odd", [Values]), labels, at="o").to_arrow()
+    assert found.to_pydict() == {**labels.to_pydict(), "s": [2.5], "e": [2.5]}
+
+
 # -- refusals -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -17,14 +17,14 @@ import pyarrow as pa
 from sqlglot import exp
 
 from fondaco.core.clock import Clock, SystemClock
-from fondaco.core.errors import DataError, DefinitionError, InputError
+from fondaco.core.errors import DataError, InputError
 from fondaco.features.checks import infer
 from fondaco.features.feature import dtype_named
 from fondaco.features.kinds import TIMESTAMP, ColumnType, Kind
 from fondaco.features.order import arrow_array, in_order, numbers_of
 from fondaco.features.plan import Aggregate, Binding, Node, SetPlan, ViewPlan, aggregates_of
 from fondaco.features.record import RecordKeeper
-from fondaco.features.sql import LABELS, Numbers, Source, Statement, numbers_probe, output, statements, tie_probe
+from fondaco.features.sql import LABELS, MOMENT, POSITION, Numbers, Source, Statement, numbers_probe, output, statements, tie_probe
 from fondaco.features.sqlnodes import Sql, all_of, case, col, fn, not_null, number, op, print_node, source_column, text_of
 from fondaco.features.table import Table, connect
 
@@ -155,13 +155,8 @@ class Engine:
         return Session(self._connection.cursor(), self._plan.name, unit, self._tables[unit.view_index], self._prepared, self._share)
 
     def _prepare_labels(self) -> pa.Table:
-        """Key columns, t in microseconds of UTC, and rid; what else the labels carry never goes through the engine."""
+        """Key columns, t in microseconds of UTC, and position; what else the labels carry never goes through the engine."""
         keys = list(self._plan.key_columns)
-        for reserved in ("rid", "t"):
-            if reserved in keys:
-                raise DefinitionError(
-                    f"a key column of the labels is named {reserved!r}, which is taken; rename it and say so with .on(...)"
-                )
         kind = self._labels.schema.field(self._at).type
         naive = not (pa.types.is_timestamp(kind) and kind.tz is not None)
         moment = source_column(self._at, ColumnType(TIMESTAMP, str(kind), naive), self._options.tz)
@@ -170,13 +165,13 @@ class Engine:
             session.register("raw_labels", self._labels.select([self._at]))
             times = session.query(text_of(query))["t"]
         rid = arrow_array(np.arange(self._labels.num_rows, dtype=np.int64), pa.int64())
-        return self._labels.select(keys).append_column("t", times).append_column("rid", rid)
+        return self._labels.select(keys).append_column(MOMENT, times).append_column(POSITION, rid)
 
     def _derive(self, computed: dict[tuple[int, Binding, Aggregate], pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
         """The features from their aggregates, in their own types: answers that are that already, and one projection for the others."""
         names = {place: f"c{number}" for number, place in enumerate(computed)}
         answers = {names[place]: column for place, column in computed.items()}
-        answers |= {f"label_{name}": self._prepared[name] for name in (*self._plan.key_columns, "t")}
+        answers |= {f"label_{name}": self._prepared[name] for name in (*self._plan.key_columns, MOMENT)}
         schemas = [table.schema() for table in self._tables]
         types: dict[str, pa.DataType] = {}
         ready: dict[str, pa.ChunkedArray] = {}
@@ -197,7 +192,7 @@ class Engine:
 
             value, kind = print_node(feature.value, leaf)
             if not isinstance(feature.value, Aggregate):
-                usable = all_of([not_null(col(f"label_{name}")) for name in (*selection.binding.columns, "t")])
+                usable = all_of([not_null(col(f"label_{name}")) for name in (*selection.binding.columns, MOMENT)])
                 value = case((usable, value))
             chosen.append(exp.alias_(output(value, kind, dtype.duckdb), selection.output, quoted=True))
         if chosen:

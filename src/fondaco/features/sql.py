@@ -50,7 +50,9 @@ from fondaco.features.sqlnodes import (
     text_of,
 )
 
-LABELS: Final = "labels"  # the registered label table: its own columns, rid and t (microseconds)
+LABELS: Final = "labels"  # the registered label table: its key columns and these two
+MOMENT: Final = "label time"  # microseconds in UTC
+POSITION: Final = "label position"  # 0 to n - 1
 _BUCKET_SHIFT: Final = 1 << 62  # a multiple of nothing in particular; it keeps times before 1970 positive, so that // rounds down
 _EXPONENT_MAX: Final = 1000  # of the scales of sweep: 2**1000 is a double, 2**1100 is not
 _FIXED_POINT_BITS: Final = 124  # of a HUGEINT's 127, for the sum of all rows
@@ -172,14 +174,14 @@ class _Group:
 
     def labels(self) -> exp.Select:
         """rid, keys, t (floored to the last refresh) and u (the label's own time)."""
-        moment = col("t")
+        moment = col(MOMENT)
         keys = [
             exp.alias_(cast(col(column), duckdb_type(kind)), name)
             for column, kind, name in zip(self.binding.columns, self.view.key.kinds, self.keys, strict=True)
         ]
-        return exp.select(col("rid"), *keys, exp.alias_(self._floored(moment), "t"), exp.alias_(moment.copy(), "u")).from_(
-            exp.to_table(LABELS)
-        )
+        return exp.select(
+            exp.alias_(col(POSITION), "rid"), *keys, exp.alias_(self._floored(moment), "t"), exp.alias_(moment.copy(), "u")
+        ).from_(exp.to_table(LABELS))
 
     def _floored(self, moment: Sql) -> Sql:
         refresh = self.view.refresh
