@@ -22,7 +22,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing fondaco[$*] (pinned in constraints.txt; a minute or two the first time)"
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
 	@echo "compiling the kernels into the cache"
-	@$(BIN)/python -m fondaco.store.warm
+	@$(BIN)/python -m fondaco.warm
 	@touch $@
 
 quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: features, training set, model, push, reads (under 3 minutes)

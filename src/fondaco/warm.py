@@ -1,4 +1,4 @@
-"""Warm: `python -m fondaco.store.warm` compiles every kernel into the cache, once after an installation.
+"""Warm: `python -m fondaco.warm` compiles every kernel into the cache, once after an installation.
 
 Compiled machine code is kept beside the sources; without this the first push and the first read of an installation compile for some
 seconds. The way is the users' own: a store in a temporary directory is pushed to and read.
