@@ -29,7 +29,7 @@ from fondaco.store.settings import StoreSettings, check_settings
 from fondaco.store.store import Store
 
 if TYPE_CHECKING:
-    from fondaco.features import Entity, FeatureColumns, FeatureRow, FeatureSet, TrainingSet
+    from fondaco.features import Entity, FeatureColumns, FeatureRow, FeatureSet, Reason, TrainingSet
     from fondaco.store.report import PushReport
 
 MARKER_FILE: Final = "FONDACO"
@@ -260,6 +260,16 @@ class Platform:
 
         self._reads_features = True
         return features.get_many(self, feature_set, keys, at=at)
+
+    def why(self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None) -> dict[str, Reason]:
+        """The source rows that make each feature what it is at a moment (default: now): `print(platform.why(late, Plane("N14228"))["seats"])`.
+
+        Raises:
+            as `features.why`.
+        """
+        from fondaco import features
+
+        return features.why(self, feature_set, *entities, at=at)
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 
