@@ -5,7 +5,6 @@ Pure functions; any thread.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow as pa
 from fondaco.core.errors import ColumnNotFoundError, DefinitionError, NaiveTimestampError
 from fondaco.features.kinds import TIMESTAMP, ColumnType, column_type
 from fondaco.features.plan import SetPlan
-from fondaco.features.table import Table, connect, to_arrow
+from fondaco.features.table import Table, shared, to_arrow
 
 
 def read_labels(labels: object) -> pa.Table:
@@ -24,17 +23,13 @@ def read_labels(labels: object) -> pa.Table:
     """
     if isinstance(labels, (Table, str, os.PathLike, list, tuple)):
         table = labels if isinstance(labels, Table) else Table(labels, name="labels")
-        if table.memory is not None:
-            return table.memory
-        with contextlib.closing(connect()) as connection:
-            table.register(connection, "labels")
-            return connection.table("labels").to_arrow_table()
+        return table.read()
     return to_arrow(labels)
 
 
 def label_types(labels: pa.Table) -> dict[str, ColumnType]:
     """The columns of the labels as DuckDB sees them."""
-    with contextlib.closing(connect(threads=1)) as connection:
+    with shared() as connection:
         relation = connection.from_arrow(labels.slice(0, 0))
         return {name: column_type(str(stored)) for name, stored in zip(relation.columns, relation.types, strict=True)}
 

@@ -6,6 +6,7 @@ Plain values; fingerprints read samples of files. Any thread.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -80,7 +81,7 @@ def keep(platform: RecordKeeper, record: TrainingRecord) -> None:
 
 
 def arrow_hash(table: pa.Table) -> str:
-    """BLAKE2b of a table's content in Arrow's IPC form."""
+    """BLAKE2b of a table's content: of every column its name and its values as Arrow's IPC form has them."""
     digest = hashlib.blake2b(digest_size=16)
 
     class Sink:
@@ -94,9 +95,17 @@ def arrow_hash(table: pa.Table) -> str:
 
         def close(self) -> None: ...
 
-    with pa.ipc.new_stream(pa.PythonFile(Sink(), mode="w"), table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    for index in range(table.num_columns):  # one by one: chunks are put together, and that is a copy
+        column = table.select([index]).combine_chunks()
+        with pa.ipc.new_stream(pa.PythonFile(Sink(), mode="w"), column.schema) as writer:
+            writer.write_table(column)
     return digest.hexdigest()
+
+
+def fingerprints(tables: Iterable[Table]) -> tuple[SourceRecord, ...]:
+    """Those of the distinct sources: views may share one."""
+    distinct = {id(table): table for table in tables}
+    return tuple(dict.fromkeys(fingerprint(table) for table in distinct.values()))
 
 
 def fingerprint(table: Table) -> SourceRecord:

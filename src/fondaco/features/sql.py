@@ -407,10 +407,17 @@ def _lookup(group: _Group) -> Statement:
         query = query.with_("s", as_=exp.select(*(key.copy() for key in keys), *unpacked).from_(_table("best")))
     else:
         query = exp.select().with_("s", as_=group.scan(("e", event), where=group.condition(first)))
-    answers = [group.finish(node, col(values[node], "s"), _in_age(node, col("e", "s")), "l") for node in group.members]
+    answers = [_found(group, node, col(values[node], "s")) for node in group.members]
     comparison = exp.GT if first.closed == "left" else exp.GTE
     query = query.with_("l", as_=group.labels()).from_(_table("l")).join(_asof(group, "l", "s", comparison, "e"))
     return _statement("lookup", group, query, answers, "l")
+
+
+def _found(group: _Group, node: Aggregate, value: Sql) -> Sql:
+    """The newest row's value. The join gives null where there is none, or no whole key or time: most lookups need to say no more."""
+    if node.default is None and node.max_age_us is None and node.window_us is None:
+        return value
+    return group.finish(node, value, _in_age(node, col("e", "s")), "l")
 
 
 def _in_age(node: Aggregate, event: Sql) -> Sql:

@@ -17,7 +17,7 @@ from fondaco.features.engine import Engine, Options
 from fondaco.features.featureset import FeatureSet
 from fondaco.features.labels import check_labels, read_labels
 from fondaco.features.plan import SetPlan, canonical_json
-from fondaco.features.record import RecordKeeper, TrainingRecord, arrow_hash, fingerprint, keep
+from fondaco.features.record import RecordKeeper, TrainingRecord, arrow_hash, fingerprints, keep
 from fondaco.features.wording import describe_set
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class TrainingSet:
             feature_set=self._set.name,
             plan_hash=self._plan.version,
             plan=canonical_json(self._plan),
-            sources=tuple(fingerprint(definition.table) for definition in self._set.definitions),
+            sources=fingerprints(self._tables),
             label_hash=arrow_hash(self._labels.select([*self._plan.key_columns, self._at])),
             at=self._at,
             rows=rows,
