@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# PIP_CONSTRAINT rather than --constraint: it also pins what builds the package.
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint bench quick-bench docs-check clean
+.PHONY: help quickstart test check lint bench clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +21,7 @@ $(BIN)/python:
 # One stamp per set of extras: pip runs again only when what it would install has changed.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing fondaco[$*] (pinned in constraints.txt; a minute or two the first time)"
-	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
+	@$(PIP) install --editable '.[$*]'
 	@echo "compiling the kernels into the cache"
 	@$(BIN)/python -m fondaco.warm
 	@touch $@
@@ -31,7 +32,7 @@ quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: feature
 test: $(VENV)/.installed-quickstart,dev,bench  ## the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-lint: $(VENV)/.installed-quickstart,dev,bench
+lint: $(VENV)/.installed-quickstart,dev,bench  ## ruff, mypy --strict, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -40,6 +41,7 @@ lint: $(VENV)/.installed-quickstart,dev,bench
 check: lint test  ## what CI runs: ruff, mypy --strict, the import layers, then the tests
 
 bench: $(VENV)/.installed-quickstart,dev,bench  ## every benchmark against its peers (about 40 minutes; results in benchmarks/results/)
+	@benchmarks/install_peers.sh
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and caches

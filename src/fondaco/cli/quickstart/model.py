@@ -6,6 +6,7 @@ have no departure, hence no label: they are left out here, counted in the report
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,6 +67,8 @@ class LateModel:
     """A fitted model over named columns."""
 
     def __init__(self, data: Split, columns: Sequence[str]) -> None:
+        # Threads that wait for one another sleep instead of spinning; on two cores that are not all ours this is 2 s a fit instead of 20.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             from sklearn.ensemble import HistGradientBoostingClassifier
         except ImportError as exc:
