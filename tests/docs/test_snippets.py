@@ -38,7 +38,7 @@ def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None
 
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:
-    named = set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert named
     assert named <= targets
