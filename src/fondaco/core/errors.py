@@ -236,7 +236,8 @@ class NaiveTimestampError(DefinitionError):
         self.column, self.where = column, where
 
     def __str__(self) -> str:
-        return f'column {self.column!r} of {self.where} has no time zone; declare tz="UTC" (or the zone it was written in), or store it with one'
+        remedy = 'declare tz="UTC" (or the zone it was written in), or store it with one'
+        return f"column {self.column!r} of {self.where} has no time zone; {remedy}"
 
 
 class MissingExtraError(InputError):

@@ -60,7 +60,7 @@ FLOAT_DTYPES: Final = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 
 
 def read_float_blocks(d: Any, p: int, e: int, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray[Any, Any], int]:
-    """Items of an array of floats in any number of blocks; `n` is the count of the first, already read. See `DecoderSource._float_array`."""
+    """Items of an array of floats in any number of blocks; `n` is the count of the first, already read. See `_float_array`."""
     parts = []
     while n:
         size = None
