@@ -71,7 +71,9 @@ class Versions:
         self.layout.create()
         self.key, self.codec, self.value = KeyCodec(key), Codec(value), value
 
-    def write(self, version: int, rows: dict, *, partitions: int = 3, compressor: Compressor | None = None, stamp: bool = False) -> Path:
+    def write(
+        self, version: int, rows: dict, *, partitions: int = 3, compressor: Compressor | None = None, stamp: bool = False, schema: int = 1
+    ) -> Path:
         directory = self.layout.version(version)
         directory.mkdir()
         keys = self.key.encode_many(list(rows))
@@ -94,7 +96,7 @@ class Versions:
             directory,
             Manifest(
                 store="members", version=version, push_id=f"push-{version}", created_us=0, as_of_us=0, key_schema=self.key.to_json(),
-                value_schema_id=1, value_schema=self._value_json(), partition_count=partitions, records=len(rows),
+                value_schema_id=schema, value_schema=self._value_json(), partition_count=partitions, records=len(rows),
                 bytes=sum(file.bytes for file in files), compression=report, files=tuple(files),
             ),
         )  # fmt: skip
@@ -271,6 +273,7 @@ def test_compute_equals_the_computation_on_fetched_rows(store):
         assert r.compute(keys, "cosine", field="emb", vector=query).mask.tolist() == [False, True, False, False]
         with pytest.raises(InputError, match=r"4 numbers.* 3"):
             r.compute(keys, "dot", field="emb", vector=query[:3])
+        assert r.compute(keys, "dot", "emb", query).tolist() == dot.tolist()
 
 
 def test_a_reader_schema_resolves_old_rows(store):
@@ -285,6 +288,72 @@ def test_a_reader_schema_resolves_old_rows(store):
         assert list(r.get_columns([3])) == ["clicks", "score"]
     with pytest.raises(SchemaResolutionError):
         store.reader(schema={"type": "record", "name": "Member", "fields": [{"name": "clicks", "type": "string"}]})
+
+
+RATED = {**MEMBER, "fields": [*MEMBER["fields"], {"name": "rating", "type": "int", "default": 7}]}
+
+
+def rated(store: Versions) -> Versions:
+    """Version 2, not current, of schema 2, which adds `rating`."""
+    later = Versions(store.layout.directory, value=RATED)
+    later.write(2, {key: {**member(key, 2), "rating": 9} for key in range(100)}, schema=2)
+    return later
+
+
+def test_a_field_that_a_later_schema_added_is_still_there_after_a_rollback(store):
+    rated(store)
+    with store.reader() as r:
+        assert list(r.get(1)) == ["clicks", "title", "emb"]
+        store.swap(2)
+        assert (r.get(1)["rating"], r.get_columns([1, 500], ["rating"])["rating"].tolist()) == (9, [9, None])
+        store.swap(1)
+        assert (r.get(1)["rating"], r.get_columns([1, 500], ["rating"])["rating"].tolist()) == (7, [7, None])
+        assert (r.at(1).get(1)["rating"], r.at(2).get(1)["rating"]) == (7, 9)
+        assert pickle.loads(pickle.dumps(r)).get(1)["rating"] == 7
+
+
+def test_schemas_that_a_reader_is_told_of_are_there_from_the_first_read(store):
+    rated(store)
+    for known in ([MEMBER, RATED], {2: RATED}):
+        with store.reader(known_schemas=known) as r:
+            assert (r.version, r.get(1)["rating"]) == (1, 7)
+        with store.reader(known_schemas=known, version=1) as pinned:
+            assert pinned.get_columns([1])["rating"].tolist() == [7]
+
+
+def test_a_version_opened_by_number_tells_the_reader_its_fields(store):
+    rated(store)
+    with store.reader() as r:
+        assert r.at(2).get(1)["rating"] == 9
+        assert r.at(1).get(1)["rating"] == 7
+
+
+def test_a_field_that_a_later_schema_renamed_is_read_from_rows_of_either(store):
+    first, *others = MEMBER["fields"]
+    renamed = {**MEMBER, "fields": [{**first, "name": "touches", "aliases": ["clicks"]}, *others]}
+    Versions(store.layout.directory, value=renamed).write(2, {1: {"touches": 5, "title": None, "emb": [0, 0, 0, 0]}}, schema=2)
+    store.swap(2)
+    with store.reader() as r:  # meets the newer schema first
+        assert r.get(1)["touches"] == 5
+        store.swap(1)
+        assert r.get(1)["touches"] == member(1)["clicks"]
+
+
+def test_a_reader_asked_for_a_schema_keeps_to_it_whatever_others_add(store):
+    rated(store)
+    with store.reader(schema=MEMBER, known_schemas=[MEMBER, RATED]) as r:
+        store.swap(2)
+        assert list(r.get(1)) == list(r.at(1).get(1)) == ["clicks", "title", "emb"]
+
+
+def test_a_store_made_again_under_its_name_owes_nothing_to_the_fields_of_the_old_one(store):
+    other = {"type": "record", "name": "Member", "fields": [{"name": "clicks", "type": "string"}]}
+    with store.reader() as r:
+        assert r.get(1) is not None
+        shutil.rmtree(store.layout.version(1))
+        Versions(store.layout.directory, value=other).write(2, {1: {"clicks": "a"}})
+        store.swap(2)
+        assert dict(r.get(1)) == {"clicks": "a"}
 
 
 def test_a_recursive_schema_has_rows_and_no_columns(tmp_path):
@@ -423,6 +492,7 @@ def test_a_damaged_version_is_not_adopted_and_reads_go_on(store, caplog, monkeyp
 
 def test_a_failed_adoption_is_not_tried_on_every_call(store, monkeypatch):
     attempts = []
+    store.write(2, {1: member(1, 2)})
     with store.reader() as r:
         monkeypatch.setattr(
             reader, "OpenVersion", lambda *args: attempts.append(args) or (_ for _ in ()).throw(OSError("too many open files"))
@@ -437,14 +507,14 @@ def test_a_version_retired_while_it_was_opened_is_skipped(store, monkeypatch):
     """The cell says 2, which is gone before it can be opened; by then the cell says 3."""
     store.write(3, {1: member(1, 3)})
     with store.reader() as r:
-        real = reader.OpenVersion
+        real = reader.read_manifest
 
-        def opening(directory, schema):
+        def opening(directory):
             if directory.name == "2":
                 store.swap(3)
-            return real(directory, schema)
+            return real(directory)
 
-        monkeypatch.setattr(reader, "OpenVersion", opening)
+        monkeypatch.setattr(reader, "read_manifest", opening)
         store.swap(2)
         assert (r.get(1)["clicks"], r.version, r.adoption_error) == (member(1, 3)["clicks"], 3, None)
 

@@ -8,6 +8,9 @@ If a version that became current cannot be opened (a damaged file, no memory), t
 version old are better than none. It says so once through `logging` (logger "fondaco.store.reader") and in `adoption_error`, and tries
 again every second. A version that was retired before it could be opened is no failure: the cell has moved on, and the reader with it.
 
+Unless a schema is asked for, rows are read with the superset of the value schemas that the reader knows: those it was told of and those of
+the versions it has opened. So a field that was there once is still there after a rollback, with its default in rows that lack it.
+
 A reader may be used from any thread, and pickled: it opens again where it arrives. Fork is safe too (maps are shared); prefer spawn, as
 everywhere with threads.
 """
@@ -19,7 +22,7 @@ import logging
 import mmap
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -37,10 +40,12 @@ from fondaco.core.errors import (
     StoreNotFoundError,
     VersionNotFoundError,
 )
+from fondaco.schema import as_type, full_form, superset
 from fondaco.schema.columns import Columns
 from fondaco.store._version import OpenVersion, PackedValues
 from fondaco.store.compute import Operation, compute_scores
 from fondaco.store.layout import CELL_BYTES, StoreLayout
+from fondaco.store.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from fondaco.schema.row import Row
@@ -72,7 +77,7 @@ class StoreReader(Protocol):
         """Columns of `fields` (None: all), one entry per key in order; `.found` is bool [n]."""
         ...
 
-    def compute(self, keys: Any, operation: Operation, *, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
+    def compute(self, keys: Any, operation: Operation, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
         """ "dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none."""
         ...
 
@@ -95,24 +100,27 @@ class EmbeddedReader:
         *,
         schema: object = None,
         version: int | None = None,
-        _opened: WeakValueDictionary[int, OpenVersion] | None = None,
+        known_schemas: Sequence[object] | Mapping[int, object] = (),
+        _shared: _Shared | None = None,
     ) -> None:
         """
         Args:
             directory: the store's directory (`<platform>/stores/<store>`). Nothing else is needed: no catalog is read.
             store: its name, for messages.
-            schema: read rows with this schema (Avro dict or JSON, or `pa.Schema`); None: with the one they were written in.
+            schema: read rows with exactly this schema (Avro dict or JSON, or `pa.Schema`); None: with the superset of the schemas known.
             version: stay on this one; None: follow the current one. A store without a version can be opened; reads then raise
                 NoCurrentVersionError until there is one.
+            known_schemas: the store's registered value schemas, all and oldest first (number i is `known_schemas[i - 1]`), or by number.
+                Their fields are there from the first read on; those of versions that are opened join them. Unused with `schema`.
         Raises:
             StoreNotFoundError: no store lies in the directory.
             VersionNotFoundError: there is no such version (any more).
             CorruptFileError, FormatVersionError, SchemaResolutionError: the version cannot be read.
         """
         self._layout = StoreLayout(Path(directory))
-        self._store, self._schema, self._pinned = store, schema, version
+        self._store, self._pinned = store, version
         self._lock = threading.RLock()  # held while a version is opened; no read waits for it unless it must open one too
-        self._opened = WeakValueDictionary() if _opened is None else _opened  # what this reader and those of `at` have open
+        self._shared = _Shared(schema, known_schemas) if _shared is None else _shared
         self._current: OpenVersion | None = None
         self._seen = _NO_VERSION  # what the cell said when `_current` was chosen; written after it, read before it
         self._failed: tuple[int, float] | None = None  # version that could not be opened, time of the next attempt
@@ -127,9 +135,17 @@ class EmbeddedReader:
             self._seen = version
 
     @classmethod
-    def open(cls, directory: Path | str, store: str, *, schema: object = None, version: int | None = None) -> EmbeddedReader:
+    def open(
+        cls,
+        directory: Path | str,
+        store: str,
+        *,
+        schema: object = None,
+        version: int | None = None,
+        known_schemas: Sequence[object] | Mapping[int, object] = (),
+    ) -> EmbeddedReader:
         """The same as the constructor, by the name that says it needs `close`."""
-        return cls(directory, store, schema=schema, version=version)
+        return cls(directory, store, schema=schema, version=version, known_schemas=known_schemas)
 
     # -- reads ----------------------------------------------------------------------------------------------------------------------
 
@@ -178,7 +194,7 @@ class EmbeddedReader:
         """
         return self._serving().get_packed(keys)
 
-    def compute(self, keys: Any, operation: Operation, *, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
+    def compute(self, keys: Any, operation: Operation, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
         """Similarity or distance between `vector` and a vector field, computed where the rows are.
 
         Args:
@@ -214,7 +230,7 @@ class EmbeddedReader:
         if self._seen == _CLOSED:
             raise self._nothing()
         number = _version_number(version)
-        return EmbeddedReader(self._layout.directory, self._store, schema=self._schema, version=number, _opened=self._opened)
+        return EmbeddedReader(self._layout.directory, self._store, version=number, _shared=self._shared)
 
     def close(self) -> None:
         """Let go of the files; later calls raise StateError. Rows, columns and calls in flight keep what they need."""
@@ -222,7 +238,7 @@ class EmbeddedReader:
             self._seen = _CLOSED
             self._current = None
             self._cell = memoryview(bytes(CELL_BYTES)).cast("q")
-            self._opened = WeakValueDictionary()
+            self._shared = self._shared.without_versions()
 
     def __enter__(self) -> EmbeddedReader:
         return self
@@ -231,7 +247,7 @@ class EmbeddedReader:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self._layout.directory), self._store, self._schema, self._pinned)
+        return _reopen, (str(self._layout.directory), self._store, self._shared.schema, self._pinned, self._shared.known)
 
     def __repr__(self) -> str:
         current = self._current
@@ -252,6 +268,7 @@ class EmbeddedReader:
             if self._seen != _CLOSED:
                 with contextlib.suppress(StoreNotFoundError):
                     self._cell = _map_cell(self._layout, self._store)
+                    self._shared = self._shared.without_versions()
                     self._adopt()
             if self._current is None:
                 raise self._nothing()
@@ -297,12 +314,7 @@ class EmbeddedReader:
 
     def _open(self, number: int) -> OpenVersion:
         with self._lock:
-            opened = self._opened.get(number)
-            if opened is None:
-                opened = OpenVersion(self._layout.version(number), self._schema)
-                opened.warm()
-                self._opened[number] = opened
-            return opened
+            return self._shared.open(self._layout.version(number), number)
 
     def _open_pinned(self, number: int) -> OpenVersion:
         try:
@@ -312,6 +324,53 @@ class EmbeddedReader:
             if not available and not self._layout.current_cell.exists():
                 raise StoreNotFoundError(self._store, where=str(self._layout.directory)) from None
             raise VersionNotFoundError(self._store, number, available) from None
+
+
+class _Shared:
+    """What a reader and those of its `at` have in common: how rows are read, and the versions that are open.
+
+    A version opened before a field became known is opened again when it is next adopted; calls under way keep the one they have.
+    """
+
+    def __init__(self, schema: object, known: Sequence[object] | Mapping[int, object]) -> None:
+        self.schema = schema
+        numbered = known if isinstance(known, Mapping) else dict(enumerate(known, start=1))
+        self.known = {number: full_form(as_type(value)) for number, value in numbered.items()} if schema is None else {}
+        self._superset = _superset(self.known)
+        self._opened: WeakValueDictionary[tuple[int, str | None], OpenVersion] = WeakValueDictionary()
+        self._lock = threading.Lock()  # while learning; versions are opened without it, because that may take long
+
+    def open(self, directory: Path, number: int) -> OpenVersion:
+        """The version in `directory`, opened or shared. Raises as `OpenVersion`."""
+        superset = None
+        if self.schema is None:
+            manifest = read_manifest(directory)
+            with self._lock:
+                superset = self._learn(manifest)
+        opened = self._opened.get((number, superset))
+        if opened is None:
+            opened = OpenVersion(directory, self.schema if superset is None else superset)
+            opened.warm()
+            self._opened[number, superset] = opened
+        return opened
+
+    def without_versions(self) -> _Shared:
+        """The same, with nothing open: another store may lie where this one's versions were."""
+        return _Shared(self.schema, self.known)
+
+    def _learn(self, manifest: Manifest) -> str:
+        """The superset of what was known and the version's schema."""
+        written, number = full_form(as_type(manifest.value_schema)), manifest.value_schema_id
+        if self._superset is None or self.known.get(number) != written:
+            # A schema never changes under its number: if it did, the store is another of the same name, and what was known is not its own.
+            known = {number: written} if number in self.known else {**self.known, number: written}
+            self._superset, self.known = _superset(known), known
+        assert self._superset is not None
+        return self._superset
+
+
+def _superset(known: Mapping[int, str]) -> str | None:
+    return full_form(superset([known[number] for number in sorted(known)])) if known else None
 
 
 def _version_number(version: object) -> int:
@@ -331,5 +390,5 @@ def _map_cell(layout: StoreLayout, store: str) -> memoryview:
         raise CorruptFileError(str(layout.current_cell), "cell", str(exc)) from exc
 
 
-def _reopen(directory: str, store: str, schema: object, version: int | None) -> EmbeddedReader:
-    return EmbeddedReader(directory, store, schema=schema, version=version)
+def _reopen(directory: str, store: str, schema: object, version: int | None, known: Mapping[int, object]) -> EmbeddedReader:
+    return EmbeddedReader(directory, store, schema=schema, version=version, known_schemas=known)
