@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 import fondaco as fd
 from fondaco.core.errors import (
     AlreadyExistsError,
+    CorruptFileError,
     FormatVersionError,
     InputError,
     NotAPlatformError,
@@ -112,6 +115,79 @@ def test_every_public_name_is_there() -> None:
         assert getattr(fd, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         fd.opne  # noqa: B018
+
+
+# -- a catalog that does not fit the stores -----------------------------------------------------------------------------------------
+
+
+def _push(directory: Path, name: str = "s", x: int = 1) -> None:
+    with fd.open(directory) as platform:
+        platform.create_store(name, value=VALUE, partitions=1, keep=3).push({"key": [1], "x": [x]})
+
+
+def _x(directory: Path, name: str = "s") -> object:
+    with fd.open(directory) as platform, platform.store(name).reader() as reader:
+        return reader.get(1)["x"]
+
+
+def _all_files(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("loss", ["missing", "empty", "without tables", "without half of its tables"])
+def test_stores_whose_catalog_is_lost_are_left_alone_until_it_is_back(tmp_path: Path, loss: str) -> None:
+    _push(tmp_path)
+    catalog = tmp_path / "catalog.sqlite"
+    kept = catalog.read_bytes()
+    catalog.unlink()
+    if loss == "empty":
+        catalog.touch()
+    elif loss != "missing":
+        with contextlib.closing(sqlite3.connect(catalog)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            if loss == "without half of its tables":
+                database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+                database.execute("INSERT INTO alembic_version VALUES ('0001')")
+                database.commit()
+    before = _all_files(tmp_path)
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match=r"section 'catalog' is damaged.*restore it from a backup") as caught:
+            fd.open(tmp_path)
+        assert caught.value.section == "catalog"
+    assert _all_files(tmp_path) == before
+    catalog.write_bytes(kept)
+    assert _x(tmp_path) == 1
+
+
+def test_a_platform_that_died_before_it_had_a_catalog_is_finished(tmp_path: Path) -> None:
+    fd.open(tmp_path).close()
+    (tmp_path / "catalog.sqlite").unlink()
+    _push(tmp_path)
+    assert _x(tmp_path) == 1
+
+
+def test_an_older_catalog_leaves_newer_stores_and_versions_alone_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _push(tmp_path)
+    older = (tmp_path / "catalog.sqlite").read_bytes()
+    for x in (2, 3):
+        _push(tmp_path, x=x)
+    _push(tmp_path, "later")
+    newer = (tmp_path / "catalog.sqlite").read_bytes()
+    files = _all_files(tmp_path / "stores")
+    (tmp_path / "catalog.sqlite").write_bytes(older)
+    assert _x(tmp_path) == 1
+    assert {path for path, content in _all_files(tmp_path / "stores").items() if files.get(path) != content} == {
+        tmp_path / "stores/s/CURRENT"
+    }
+    assert "version 3 of store 's' is left alone" in caplog.text
+    assert "stores/later is left alone" in caplog.text
+    with fd.open(tmp_path) as platform:
+        with pytest.raises(AlreadyExistsError, match="holds versions that the catalog does not know"):
+            platform.create_store("later", value=VALUE)
+        assert platform.store("s").push({"key": [1], "x": [9]}).version == 4
+    assert _x(tmp_path) == 9
+    (tmp_path / "catalog.sqlite").write_bytes(newer)
+    assert (_x(tmp_path), _x(tmp_path, "later")) == (3, 1)
 
 
 # -- stores -------------------------------------------------------------------------------------------------------------------------

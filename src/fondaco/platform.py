@@ -7,6 +7,7 @@ Layout: docs/internals/ARCHITECTURE.md. A platform may be used from any thread a
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -36,6 +37,7 @@ MARKER_FILE: Final = "FONDACO"
 PLATFORM_FORMAT: Final = 1
 STORES_DIRECTORY: Final = "stores"
 _DELETED: Final = ".deleted-"
+_LOGGER = logging.getLogger(__name__)
 _MAY_BE_THERE: Final = frozenset({CONFIG_FILE, "lost+found"})  # settings written before the first start; the root of a fresh file system
 
 
@@ -61,6 +63,7 @@ class Platform:
         Raises:
             NotAPlatformError: the directory holds something else; nothing was written.
             FormatVersionError: a newer Fondaco made it; nothing was changed.
+            CorruptFileError: there are stores, and the catalog that explains them is missing or empty; nothing was touched.
             ReadOnlyError: it is new and cannot be written. InputError: a mistake in fondaco.toml.
         """
         directory = Path(path).absolute()
@@ -69,7 +72,9 @@ class Platform:
         config = load_config(directory)
         if is_new:
             _create(directory)
-        platform = cls(directory, config, Catalog.open(directory, read_only=read_only), clock or SystemClock())
+        holds_stores = _holds_stores(directory)  # before the catalog is looked at: it is there before any store is
+        catalog = Catalog.open(directory, read_only=read_only, must_exist=holds_stores)
+        platform = cls(directory, config, catalog, clock or SystemClock())
         try:
             if not read_only:
                 platform._recover()
@@ -147,6 +152,10 @@ class Platform:
         with self.catalog.write() as connection:
             row = stores.find(connection, name)
             if row is None:
+                if not StoreLayout(self._stores / name).is_blank():
+                    raise AlreadyExistsError(
+                        "store", name, f"{self._stores / name} holds versions that the catalog does not know; move it away"
+                    )
                 row = stores.create(
                     connection,
                     name,
@@ -262,7 +271,9 @@ class Platform:
         return features.get_many(self, feature_set, keys, at=at)
 
     def why(self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None) -> dict[str, Reason]:
-        """The source rows that make each feature what it is at a moment (default: now): `print(platform.why(late, Plane("N14228"))["seats"])`.
+        """The source rows that make each feature what it is at a moment (default: now).
+
+        `print(platform.why(late, Plane("N14228"))["seats"])` prints them.
 
         Raises:
             as `features.why`.
@@ -289,19 +300,26 @@ class Platform:
             recover_if_needed(self._context(row))
 
     def _recover_names(self) -> None:
-        """Finish what a crash left of creating or deleting a store: the catalog decides, the directories follow."""
+        """Finish what a crash left of creating or deleting a store: the catalog decides, the directories follow.
+
+        A directory that holds versions is no such leftover. If the catalog does not know it, the catalog is the older one of the two
+        (restored from a backup), so it is left alone.
+        """
         if not self._stores.is_dir() or not self._strays():
             return
         with self.catalog.write():  # no store is created or deleted meanwhile
             for entry in self._strays():
                 live = self._live_named_in_trash(entry)
-                if live is None:
-                    trash = self._stores / (entry if entry.startswith(_DELETED) else f"{_DELETED}{entry}-0")
-                    if trash.name != entry:
-                        os.rename(self._stores / entry, trash)
+                if live is not None:
+                    os.rename(self._stores / entry, self._stores / live)
+                elif entry.startswith(_DELETED):
+                    remove_tree(self._stores / entry)
+                elif StoreLayout(self._stores / entry).is_blank():
+                    trash = self._stores / f"{_DELETED}{entry}-0"
+                    os.rename(self._stores / entry, trash)
                     remove_tree(trash)
                 else:
-                    os.rename(self._stores / entry, self._stores / live)
+                    _LOGGER.warning("%s is left alone: the catalog knows no such store; was an older one restored?", self._stores / entry)
 
     def _strays(self) -> list[str]:
         entries = os.listdir(self._stores)
@@ -338,6 +356,13 @@ def _check_marker(directory: Path) -> bool:
     if found > PLATFORM_FORMAT:
         raise FormatVersionError(str(directory), found, PLATFORM_FORMAT)
     return False
+
+
+def _holds_stores(directory: Path) -> bool:
+    try:
+        return bool(os.listdir(directory / STORES_DIRECTORY))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _create(directory: Path) -> None:

@@ -41,19 +41,27 @@ class Catalog:
         self.read_only = read_only
 
     @classmethod
-    def open(cls, directory: Path, *, read_only: bool = False) -> Catalog:
+    def open(cls, directory: Path, *, read_only: bool = False, must_exist: bool = False) -> Catalog:
         """Open the catalog in `directory`; create it, or bring it up to date, unless `read_only`.
 
+        Args:
+            must_exist: there is data that only the catalog explains, so one without tables is a loss and not a beginning.
         Raises:
             FormatVersionError: a newer Fondaco made it; nothing was changed.
-            CorruptFileError: not a database; StorageError: absent and `read_only`.
+            CorruptFileError: not a database, or nothing in it where it `must_exist`; nothing was changed.
+            StorageError: absent and `read_only`.
         """
         path = directory / CATALOG_FILE
+        if must_exist and not (path.exists() and path.stat().st_size):  # looked at before SQLite: to open is to create
+            raise _lost(path, "it is empty" if path.exists() else "it is missing")
         if read_only and not path.exists():
             raise StorageError(f"{path} is missing, and the directory cannot be written")
         catalog = cls(_engine(path, read_only=read_only), path, read_only=read_only)
         try:
-            if catalog._revision() != HEAD_REVISION:
+            revision = catalog._revision()
+            if revision is None and must_exist:
+                raise _lost(path, "its tables are missing")
+            if revision != HEAD_REVISION:
                 catalog._upgrade()
         except BaseException:
             catalog.close()
@@ -84,9 +92,12 @@ class Catalog:
 
     def _revision(self) -> str | None:
         with self.read() as connection:
-            if not connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").first():
+            present = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
+            if "alembic_version" not in present:
                 return None
             revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            if revision is not None and "stores" not in present:
+                raise _lost(self.path, "its tables are missing")
         if revision is not None and revision > HEAD_REVISION:
             raise FormatVersionError(str(self.path), int(revision) if revision.isdigit() else -1, int(HEAD_REVISION))
         return revision
@@ -103,6 +114,10 @@ class Catalog:
         with _ALEMBIC, self.write() as connection:  # a second process that opens at the same time waits here and finds nothing left to do
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
+
+
+def _lost(path: Path, reason: str) -> CorruptFileError:
+    return CorruptFileError(str(path), "catalog", f"{reason}, and only it knows what the stores hold")
 
 
 def _engine(path: Path, *, read_only: bool) -> sa.Engine:

@@ -23,6 +23,7 @@ class VersionState(StrEnum):
 
 AT_WORK = frozenset({VersionState.STARTED, VersionState.BUILDING, VersionState.VERIFYING})
 RETAINED = frozenset({VersionState.READY, VersionState.CURRENT, VersionState.BACKUP})
+OVER = frozenset({VersionState.RETIRED, VersionState.FAILED, VersionState.KILLED})
 
 
 @dataclass(frozen=True, slots=True)

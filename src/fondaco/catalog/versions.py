@@ -44,10 +44,19 @@ def get_retained(connection: Connection, store_id: int, store: str, number: int)
 
 
 def allocate(
-    connection: Connection, store_id: int, *, push_id: str, schema_number: int, partitions: int, as_of_us: int, now_us: int
+    connection: Connection,
+    store_id: int,
+    *,
+    push_id: str,
+    schema_number: int,
+    partitions: int,
+    as_of_us: int,
+    now_us: int,
+    at_least: int = 1,
 ) -> int:
-    """Give the next version number to a push; the number is used up whatever becomes of the push."""
+    """Give the next version number (and `at_least` this one) to a push; the number is used up whatever becomes of the push."""
     number = connection.execute(sa.select(_STORES.c.next_version).where(_STORES.c.id == store_id)).scalar_one()
+    number = max(int(number), at_least)
     connection.execute(_STORES.update().where(_STORES.c.id == store_id).values(next_version=number + 1))
     connection.execute(
         _T.insert().values(
@@ -61,7 +70,7 @@ def allocate(
             created_us=now_us,
         )
     )
-    return int(number)
+    return number
 
 
 def update(connection: Connection, store_id: int, number: int, **values: object) -> None:

@@ -351,7 +351,11 @@ class CorruptFileError(StorageError):
         self.path, self.section, self.reason = path, section, reason
 
     def __str__(self) -> str:
-        return f"{self.path}: section {self.section!r} is damaged: {self.reason}. Roll back to another version, or push again."
+        if self.section == "catalog":
+            remedy = "Nothing was touched; restore it from a backup."
+        else:
+            remedy = "Roll back to another version, or push again."
+        return f"{self.path}: section {self.section!r} is damaged: {self.reason}. {remedy}"
 
 
 class ReadOnlyError(StorageError):

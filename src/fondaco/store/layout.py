@@ -20,6 +20,7 @@ from pathlib import Path
 from fondaco.core.files import os_errors, sync_directory, write_atomically
 
 CELL_BYTES = 8
+_MADE_HERE = frozenset({"CURRENT", "push.lock", "building", "versions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,14 @@ class StoreLayout:
         if not self.versions.is_dir():
             return []
         return sorted(int(entry) for entry in os.listdir(self.versions) if entry.isdigit())
+
+    def is_blank(self) -> bool:
+        """Whether there is nothing here to lose: no directory, or one with nothing but what `create` makes."""
+        if not self.directory.exists():
+            return True
+        if not self.directory.is_dir() or not set(os.listdir(self.directory)) <= _MADE_HERE:
+            return False
+        return not any(path.is_dir() and os.listdir(path) for path in (self.building, self.versions))
 
     def create(self) -> None:
         """Make the directories and a cell that says 0.

@@ -186,6 +186,7 @@ class _Push:
     def _start(self) -> None:
         context, request = self._context, self._request
         self._created_us = context.clock.now_us()
+        on_disk = context.layout.version_numbers()
         with context.catalog.write() as connection:
             self._number = versions.allocate(
                 connection,
@@ -195,6 +196,7 @@ class _Push:
                 partitions=request.partitions,
                 as_of_us=request.as_of_us,
                 now_us=self._created_us,
+                at_least=max(on_disk, default=0) + 1,  # files that an older catalog, put in place by somebody, does not know
             )
             pushes.insert(
                 connection,

@@ -1,22 +1,28 @@
 """Recovery: putting a store's directory in order after a process died in it.
 
 The catalog is the truth, the directory follows. With the push lock held by us nobody else pushes, so: a push at work in the catalog is one
-whose process died, what lies in `building/` is debris, and a version's directory that the catalog does not count as retained is either
-older debris (a crash before the version became READY) or a leftover (a crash before retired files were gone). A push whose commit (READY,
+whose process died, what lies in `building/` is debris, and so is the directory of a version that the catalog says is over: FAILED or
+KILLED (a crash before the version became READY), or RETIRED (a crash before its files were gone). A push whose commit (READY,
 and CURRENT if it was to be swapped, in one transaction) is in the catalog has happened; only the cell may lag, and is written again.
 So every crash has exactly one outcome. Runs when a platform opens and before each push; does nothing where nothing is wrong.
+
+A version that the catalog has never heard of is no debris of ours: a number is in the catalog before its files are on disk. Somebody put
+an older catalog in place. Its files are left alone, said so through `logging`, and its number is not given to a push.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 
-from fondaco.catalog import VersionState, pushes, stores, versions
+from fondaco.catalog import OVER, VersionState, pushes, stores, versions
 from fondaco.core.errors import LockedError, StoreNotFoundError
 from fondaco.core.files import FileLock, remove_tree
 from fondaco.store.context import StoreContext
 from fondaco.store.layout import read_cell
 from fondaco.store.swap import remove_files, sync_cell
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def recover_if_needed(context: StoreContext) -> bool:
@@ -62,10 +68,16 @@ def _needed(context: StoreContext) -> bool:
 
 
 def _stray_versions(context: StoreContext) -> list[int]:
+    """Versions whose files are debris: the catalog knows them, and knows that they are over."""
     on_disk = context.layout.version_numbers()  # listed first: a version that is retired in between is then only found twice
     with context.catalog.read() as connection:
-        retained = {row.number for row in versions.retained(connection, context.id)}
-    return [number for number in on_disk if number not in retained]
+        states = {row.number: row.state for row in versions.all_of(connection, context.id)}
+    for number in on_disk:
+        if number not in states:
+            _LOGGER.warning(
+                "version %d of store %r is left alone: the catalog does not know it; was an older one restored?", number, context.name
+            )
+    return [number for number in on_disk if states.get(number) in OVER]
 
 
 def _end_dead_pushes(context: StoreContext) -> None:
