@@ -40,7 +40,7 @@ from fondaco.schema._normal import (
     union_parts,
     value_address,
 )
-from fondaco.schema.logical import UNITS_PER_SECOND
+from fondaco.schema.logical import time_range
 from fondaco.schema.types import (
     Array,
     Date,
@@ -325,12 +325,12 @@ class Binder:
             case Uuid():
                 self._uuid(kind, array)
             case Date() if pa.types.is_date(arrow):
-                self._temporal(cast(array, pa.date32()), pa.int32(), *_INT)
+                self._temporal(cast(array, pa.date32()), pa.int32(), *_time_range(kind))
             case Time(unit) if pa.types.is_time(arrow):
                 wanted = pa.time32("ms") if unit == "millis" else pa.time64(_UNITS[unit])
-                self._temporal(cast(array, wanted), pa.int32() if unit == "millis" else pa.int64(), 0, 86_400 * UNITS_PER_SECOND[unit] - 1)
+                self._temporal(cast(array, wanted), pa.int32() if unit == "millis" else pa.int64(), *_time_range(kind))
             case Timestamp(unit, local) if pa.types.is_timestamp(arrow) and (arrow.tz is None) == local:
-                self._temporal(cast(array, pa.timestamp(_UNITS[unit], arrow.tz)), pa.int64(), *_LONG)
+                self._temporal(cast(array, pa.timestamp(_UNITS[unit], arrow.tz)), pa.int64(), *_time_range(kind))
             case Duration() if arrow == pa.month_day_nano_interval():
                 self._emit(o.PUT_DURATION, value_address(array, 16))
                 self._room(len(array), 12)
@@ -582,6 +582,12 @@ def _unwrapped(array: pa.Array, kind: Type) -> pa.Array:
     if pa.types.is_dictionary(array.type) and any(isinstance(target, Enum) for target in targets):
         return array
     return plain(array)
+
+
+def _time_range(kind: Primitive | Fixed) -> tuple[int, int]:
+    bounds = time_range(kind)
+    assert bounds is not None, kind
+    return bounds
 
 
 def _is_null(kind: Type) -> bool:

@@ -18,7 +18,7 @@ from fondaco.schema import _ops as o
 from fondaco.schema._code import CompiledCode
 from fondaco.schema._default_bytes import default_bytes
 from fondaco.schema._nodes import Layout, Node, NodeBuilder, is_copied, member_path
-from fondaco.schema.logical import UNITS_PER_SECOND
+from fondaco.schema.logical import time_range
 from fondaco.schema.resolution import (
     ReadArray,
     ReadEnum,
@@ -35,9 +35,10 @@ from fondaco.schema.resolution import (
     min_wire_size,
     resolve,
 )
-from fondaco.schema.types import Array, Decimal, Enum, Fixed, Map, Primitive, Record, Time, Type, Union, Uuid
+from fondaco.schema.types import Array, Date, Decimal, Enum, Fixed, Map, Primitive, Record, Time, Timestamp, Type, Union, Uuid
 
 _ITEM_BYTES_MAX: Final = (1 << 31) - 1
+_INT: Final = (-(1 << 31), (1 << 31) - 1)
 
 _PRIMITIVE_OPS: Final = {
     ("int", "int"): o.INT,
@@ -183,11 +184,13 @@ class Compiler:
                 self._emit(o.DECIMAL_BYTES, node.buffers[0], width, self._decimal_bounds(precision, width))
             case Uuid():
                 self._emit(o.UUID_STRING, node.buffers[0])
-            case Time(unit):
-                bound = 86_400 * UNITS_PER_SECOND[unit]
-                self._emit(
-                    o.INT_BELOW if target == "int" else o.LONG_BELOW, node.buffers[0], min(bound, 1 << 31) if wire == "int" else bound
-                )
+            case Date() | Time() | Timestamp():
+                bounds = time_range(step.target)
+                assert bounds is not None, step.target
+                low, high = bounds
+                if wire == "int":
+                    low, high = max(low, _INT[0]), min(high, _INT[1])
+                self._emit(o.INT_WITHIN if target == "int" else o.LONG_WITHIN, node.buffers[0], low, high)
             case _ if target == "null":
                 pass
             case _ if target == "string":

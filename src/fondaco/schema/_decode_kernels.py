@@ -147,10 +147,10 @@ def decode_rows(
                     store_f32(at(buffers, at(word, 1)) + 4 * index, types.float32(value))
                 elif op == o.LONG_AS_DOUBLE:
                     store_f64(at(buffers, at(word, 1)) + 8 * index, types.float64(value))
-                elif op == o.INT_BELOW or op == o.LONG_BELOW:
-                    if value < 0 or value >= at(word, 2):
+                elif op == o.INT_WITHIN or op == o.LONG_WITHIN:
+                    if value < at(word, 2) or value > at(word, 3):
                         return _stop(state, o.BAD_TIME, row, pc, position, value)
-                    if op == o.INT_BELOW:
+                    if op == o.INT_WITHIN:
                         store_i32(at(buffers, at(word, 1)) + 4 * index, value)
                     else:
                         store_i64(at(buffers, at(word, 1)) + 8 * index, value)

@@ -168,4 +168,4 @@ def _python_value(array: pa.Array, index: int) -> Any:
         return array[index].as_py()
     except (ValueError, OverflowError, UnicodeDecodeError):  # text that is not UTF-8, times outside Python's range
         scalar = array[index]
-        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else str(scalar)
+        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else getattr(scalar, "value", str(scalar.type))

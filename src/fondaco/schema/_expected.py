@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fondaco.schema.logical import timestamp_range_text
 from fondaco.schema.misfit import expected
 from fondaco.schema.parse import branch_name
 from fondaco.schema.types import Array, Date, Decimal, Duration, Enum, Fixed, Map, Primitive, Time, Timestamp, Type, Union, Uuid, Vector
@@ -34,11 +35,11 @@ def expected_value(kind: Type) -> str:
         case Uuid():
             return "a UUID"
         case Date():
-            return "a date"
+            return "a date in the years 1 to 9999"
         case Time(unit):
             return f"a time of day in whole {unit}"
         case Timestamp(unit, local):
-            return f"a timestamp in whole {unit} {'without a time zone' if local else 'with a time zone'}"
+            return f"a timestamp in whole {unit} {'without a time zone' if local else 'with a time zone'}, {timestamp_range_text(unit)}"
         case Duration():
             return "a duration of months, days and whole milliseconds, none negative"
         case Vector(dim, "int8"):

@@ -59,6 +59,7 @@ def _reason(compiled: CompiledCode, pc: int, status: int, detail: int) -> str:
         case o.BAD_DECIMAL:
             return f"{detail} bytes that are not a decimal of the schema's precision"
         case o.BAD_TIME:
-            return f"{detail} is not a time of day"
+            what = "a time of day" if operand[1] == 0 else f"a date or timestamp, which lies from {operand[1]} to {operand[2]}"
+            return f"{detail} is not {what}"
     assert status == o.REFUSED, status
     return compiled.reasons[operand[0]]

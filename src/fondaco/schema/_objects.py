@@ -5,7 +5,7 @@ Source of the mapping: `logical`. Nulls are None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import MAX_PREC, Context
 from decimal import Decimal as PyDecimal
 from itertools import pairwise
@@ -14,7 +14,6 @@ from uuid import UUID
 
 import numpy as np
 
-from fondaco.core.errors import DataError
 from fondaco.schema._arrow_buffers import Bools, offsets_of, text_array, valid_entries
 from fondaco.schema._nodes import Layout, Node, value_bytes
 from fondaco.schema._run import Decoded
@@ -92,17 +91,13 @@ def _values(node: Node, decoded: Decoded, valid: Bools | None) -> list[Any]:
         pieces = _pieces(node, decoded)
         convert = from_base(kind)  # a duration
         return pieces if convert is None else [convert(piece) for piece in pieces]
-    stored = numbers(node, decoded).tolist()
+    stored: list[Any] = numbers(node, decoded).tolist()
     convert = from_base(kind)
-    return stored if convert is None else _converted(node.path, kind, stored, convert, valid)
-
-
-def _converted(path: str, kind: Primitive, stored: list[Any], convert: Callable[[Any], Any], valid: Bools | None) -> list[Any]:
-    wanted: Sequence[bool] = [True] * len(stored) if valid is None else valid.tolist()
-    try:
-        return [convert(value) if present else None for value, present in zip(stored, wanted, strict=True)]
-    except (ValueError, OverflowError, ArithmeticError) as exc:
-        raise DataError(f"column {path!r} holds a {kind.logical} outside Python's range ({exc}); read it with .arrow()") from exc
+    if convert is None:
+        return stored
+    if valid is None:
+        return list(map(convert, stored))  # within range: the kernel has looked
+    return [convert(value) if present else None for value, present in zip(stored, valid.tolist(), strict=True)]
 
 
 def _pieces(node: Node, decoded: Decoded) -> list[bytes]:

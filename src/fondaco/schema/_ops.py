@@ -24,8 +24,8 @@ INT_AS_DOUBLE: Final = 3  #       buf
 LONG: Final = 4  #                buf                                   store 64 bits
 LONG_AS_FLOAT: Final = 5  #       buf
 LONG_AS_DOUBLE: Final = 6  #      buf
-INT_BELOW: Final = 7  #           buf, bound                            store 32 bits, 0 <= value < bound (a time of day)
-LONG_BELOW: Final = 8  #          buf, bound                            the same with 64 bits
+INT_WITHIN: Final = 7  #          buf, low, high                        store 32 bits, low <= value <= high (a date or time)
+LONG_WITHIN: Final = 8  #         buf, low, high                        the same with 64 bits
 ENUM: Final = 9  #                buf, table, symbols                   store table[value]; -1 there: the reader knows no such symbol
 STRING: Final = 10  #             offsets buf, data buf                 copy text after checking it
 BYTES: Final = 11  #              offsets buf, data buf                 copy

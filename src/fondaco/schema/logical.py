@@ -12,8 +12,8 @@
 | duration | `Interval` | a plain tuple (months, days, milliseconds) |
 | vector | NumPy view, or `QuantizedVector` for int8 | any sequence of numbers (see `vectors`) |
 
-Nothing is rounded: a value with microseconds does not fit a timestamp in milliseconds, and is refused. Values outside Python's own range
-(years 1 to 9999) cannot be read row by row; the columns of a batch hold them.
+Nothing is rounded: a value with microseconds does not fit a timestamp in milliseconds, and is refused. So are dates and times that Python
+cannot hold (`time_range`), by rows and columns alike, when they are written and when others' bytes are read.
 
 Converters raise ValueError or OverflowError with the reason; the callers know the place and turn it into a typed error.
 Thread rule: pure functions. Source: Apache Avro 1.12.0 specification, "Logical Types".
@@ -43,6 +43,9 @@ _EPOCH_LOCAL = datetime(1970, 1, 1)
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _EXACT = Context(prec=MAX_PREC, traps=[Inexact, InvalidOperation])
 _DURATION = struct.Struct("<III")
+_DAY_RANGE: Final = (date.min.toordinal() - _EPOCH_ORDINAL, date.max.toordinal() - _EPOCH_ORDINAL)
+_SECONDS_RANGE: Final = (_DAY_RANGE[0] * 86_400, (_DAY_RANGE[1] + 1) * 86_400)  # the second is past the end
+_NANOS_RANGE: Final = (-(1 << 63) + 1, (1 << 63) - 1)  # NumPy's NaT is the number left out
 
 
 class Interval(NamedTuple):
@@ -95,6 +98,28 @@ def to_base(kind: Primitive | Fixed) -> Callable[[Any], Any] | None:
 
             return vector_writer(vector)
     return None
+
+
+def time_range(kind: Primitive | Fixed) -> tuple[int, int] | None:
+    """Least and greatest stored number of a date, time or timestamp; None for any other type.
+
+    Dates and timestamps are of the years 1 to 9999, timestamp-nanos of what 64 bits hold (1677 to 2262).
+    """
+    match kind.logical:
+        case Date():
+            return _DAY_RANGE
+        case Time(unit):
+            return 0, 86_400 * UNITS_PER_SECOND[unit] - 1
+        case Timestamp("nanos"):
+            return _NANOS_RANGE
+        case Timestamp(unit):
+            return _SECONDS_RANGE[0] * UNITS_PER_SECOND[unit], _SECONDS_RANGE[1] * UNITS_PER_SECOND[unit] - 1
+    return None
+
+
+def timestamp_range_text(unit: TimeUnit) -> str:
+    """`time_range` of a timestamp in words."""
+    return "from 1677-09-21 to 2262-04-11" if unit == "nanos" else "in the years 1 to 9999"
 
 
 # -- decimal ------------------------------------------------------------------------------------------------------------------------
@@ -155,8 +180,8 @@ def _as_uuid(value: Any) -> UUID:
         return value
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            return UUID(value)
-    raise ValueError("a UUID or its text")
+            return _uuid_from_text(value)
+    raise ValueError("a UUID or its text, 8-4-4-4-12 hexadecimal digits")
 
 
 def _uuid_to_bytes(value: Any) -> bytes:
@@ -178,9 +203,10 @@ def date_from_days(days: int) -> date:
 def _date_to_days(value: Any) -> int:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.toordinal() - _EPOCH_ORDINAL
-    if isinstance(value, np.datetime64):
-        return _exact_units(value, "D", "a whole day")
-    return _plain_int(value, 32, "a date")
+    days = _exact_units(value, "D", "a whole day") if isinstance(value, np.datetime64) else _plain_int(value, "a date")
+    if not _DAY_RANGE[0] <= days <= _DAY_RANGE[1]:
+        raise ValueError(f"a date in the years 1 to 9999: {_DAY_RANGE[0]} to {_DAY_RANGE[1]} days since 1970-01-01")
+    return days
 
 
 def _time_reader(unit: TimeUnit) -> Callable[[int], time]:
@@ -209,7 +235,7 @@ def _time_writer(unit: TimeUnit) -> Callable[[Any], int]:
             if lost:
                 raise ValueError(f"a time in whole {unit}")
             return ((value.hour * 60 + value.minute) * 60 + value.second) * per_second + rest
-        units = _plain_int(value, 64, "a time of day")
+        units = _plain_int(value, "a time of day")
         if not 0 <= units < 86_400 * per_second:
             raise ValueError(f"0 to {86_400 * per_second - 1} {unit} since midnight")
         return units
@@ -223,13 +249,28 @@ def _timestamp_reader(unit: TimeUnit, local: bool) -> Callable[[int], Any]:
         return lambda units: epoch + timedelta(0, 0, units)
     if unit == "millis":
         return lambda units: epoch + timedelta(0, 0, 0, units)
-    return lambda units: np.datetime64(units, "ns")
+    return _nanos_from_units
+
+
+def _nanos_from_units(units: int) -> np.datetime64:
+    if units < _NANOS_RANGE[0]:
+        raise ValueError("the least number of 64 bits is no time")
+    return np.datetime64(units, "ns")
 
 
 def _timestamp_writer(unit: TimeUnit, local: bool) -> Callable[[Any], int]:
     per_second = UNITS_PER_SECOND[unit]
     epoch = _EPOCH_LOCAL if local else _EPOCH
     numpy_unit = NUMPY_UNIT[unit]
+    kind = Primitive("long", Timestamp(unit, local))
+    bounds = time_range(kind)
+    assert bounds is not None
+    least, most = bounds
+
+    def within(units: int) -> int:
+        if not least <= units <= most:
+            raise ValueError(f"a timestamp {timestamp_range_text(unit)}: {least} to {most} {unit} since 1970-01-01, within 64 bits")
+        return units
 
     def timestamp_to_units(value: Any) -> int:
         if isinstance(value, datetime):
@@ -242,10 +283,10 @@ def _timestamp_writer(unit: TimeUnit, local: bool) -> Callable[[Any], int]:
             units, lost = divmod(nanos * per_second, 1_000_000_000)
             if lost:
                 raise ValueError(f"a time in whole {unit}")
-            return units
+            return within(units)
         if isinstance(value, np.datetime64):
-            return _exact_units(value, numpy_unit, f"a time in whole {unit}")
-        return _plain_int(value, 64, f"a datetime {'without' if local else 'with'} a time zone")
+            return within(_exact_units(value, numpy_unit, f"a time in whole {unit}"))
+        return within(_plain_int(value, f"a datetime {'without' if local else 'with'} a time zone"))
 
     return timestamp_to_units
 
@@ -273,16 +314,13 @@ def _exact_units(value: np.datetime64, unit: str, expected: str) -> int:
     return int(converted.astype(np.int64))
 
 
-def _plain_int(value: Any, bits: int, expected: str) -> int:
+def _plain_int(value: Any, expected: str) -> int:
     if isinstance(value, bool | np.bool_):
         raise ValueError(expected)
     try:
-        number = as_index(value)
+        return as_index(value)
     except TypeError:
         raise ValueError(expected) from None
-    if not -(1 << bits - 1) <= number < 1 << bits - 1:
-        raise ValueError(f"{expected} within {bits} bits")
-    return number
 
 
 # -- duration -----------------------------------------------------------------------------------------------------------------------
@@ -297,6 +335,6 @@ def _duration_to_bytes(value: Any) -> bytes:
     if type(value) not in (Interval, tuple) or len(value) != 3:
         raise ValueError("an Interval(months, days, milliseconds)")
     try:
-        return _DURATION.pack(*(_plain_int(part, 64, "counts") for part in value))
+        return _DURATION.pack(*(_plain_int(part, "counts") for part in value))
     except struct.error:
         raise ValueError("months, days and milliseconds from 0 to 4294967295") from None
