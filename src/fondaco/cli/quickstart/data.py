@@ -5,8 +5,10 @@ part of setuptools that no longer exists). Times become UTC microseconds here, o
 
 * `scheduled_at`: the scheduled departure, from `time_hour` (UTC) and `minute`.
 * `departed_at`: the actual departure, null for a cancelled flight.
-* `known_at`: when the delay of a flight became known: its actual departure. A cancelled flight never departs; that it was cancelled is
+* `known_at` of a flight: when its delay became known, its actual departure. A cancelled flight never departs; that it was cancelled is
   taken as known at its scheduled departure, the latest moment at which passengers learn of it.
+* `known_at` of the weather: the end of the hour that `time_hour` begins. The hourly row sums up that hour (its report comes near the end
+  of it, its precipitation is the hour's), so nobody had it when the hour began.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ def _flights(raw: pa.Table) -> pa.Table:
 
 def _weather(raw: pa.Table) -> pa.Table:
     measured = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
-    columns = {"origin": raw["origin"], "observed_at": _utc(raw["time_hour"])}
+    observed_at = _utc(raw["time_hour"])
+    known_at = pc.add(observed_at, pa.scalar(3_600_000_000, pa.duration("us")))
+    columns = {"origin": raw["origin"], "observed_at": observed_at, "known_at": known_at}
     return pa.table(columns | {name: raw[name].cast(pa.float64()) for name in measured})
 
 

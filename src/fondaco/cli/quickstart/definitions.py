@@ -50,7 +50,7 @@ class Definitions:
 def define_features(data: Flights) -> Definitions:
     """Define, over the tables, everything the model reads. Nothing is computed here."""
     flights = ft.Table(data.flights, name="flights", time="scheduled_at", known_at="known_at", key=[Plane, Carrier, Route])
-    weather = ft.Table(data.weather, name="weather", time="observed_at", key=Airport)
+    weather = ft.Table(data.weather, name="weather", time="observed_at", known_at="known_at", key=Airport)
     planes = ft.Table(data.planes, name="planes", key=Plane)
     f, w, p = flights.c, weather.c, planes.c
 
@@ -80,14 +80,14 @@ def define_features(data: Flights) -> Definitions:
         route_spread_7d: ft.Float64 = f.dep_delay.stddev(window="7d", closed="left")
 
     class Weather(ft.View[Airport], source=weather):
-        """The last hourly observation at the airport of origin; older than two hours counts as unknown."""
+        """The last hourly observation at the airport of origin; an hour that began more than three hours ago counts as unknown."""
 
-        temp: ft.Float64 = w.temp.latest(max_age="2h")
-        humid: ft.Float64 = w.humid.latest(max_age="2h")
-        wind_speed: ft.Float64 = w.wind_speed.latest(max_age="2h")
-        precip: ft.Float64 = w.precip.latest(max_age="2h")
-        pressure: ft.Float64 = w.pressure.latest(max_age="2h")
-        visib: ft.Float64 = w.visib.latest(max_age="2h")
+        temp: ft.Float64 = w.temp.latest(max_age="3h")
+        humid: ft.Float64 = w.humid.latest(max_age="3h")
+        wind_speed: ft.Float64 = w.wind_speed.latest(max_age="3h")
+        precip: ft.Float64 = w.precip.latest(max_age="3h")
+        pressure: ft.Float64 = w.pressure.latest(max_age="3h")
+        visib: ft.Float64 = w.visib.latest(max_age="3h")
 
     class PlaneFacts(ft.View[Plane], source=planes):
         """What does not change about an aircraft."""

@@ -125,7 +125,7 @@ def _print_pushes(console: Console, report: Report) -> None:
 
 
 def _print_reads(console: Console, report: Report) -> None:
-    title = "Embedded reads, microseconds: one row; 1,000 keys into columns"
+    title = "Embedded reads, microseconds: one row; 1,000 keys into columns (garbage collector waiting)"
     table = _table(console, title, "store", "get p50", "get p99", "columns p50", "columns p99")
     for read in report.reads:
         single = (f"{read.get_us_p50:.1f}", f"{read.get_us_p99:.1f}")
