@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sqlalchemy.engine import Connection
 
 import fondaco as fd
-from fondaco.catalog import VersionState
+from fondaco.catalog import Catalog, VersionState
 from fondaco.core.errors import (
     ColumnNotFoundError,
     DataError,
@@ -26,6 +29,7 @@ from fondaco.core.errors import (
     RowError,
     StateError,
 )
+from fondaco.store.layout import read_cell
 from fondaco.store.manifest import read_manifest
 
 VALUE = pa.schema([pa.field("clicks", pa.int64(), nullable=False), pa.field("name", pa.string())])
@@ -353,3 +357,61 @@ def test_rows_are_pushed_with_the_newest_value_schema(store: fd.Store) -> None:
     assert _read(store, [0, 1]) == [{"clicks": 0, "name": "name 0", "city": "Rome"}, {"clicks": 1, "name": "name 1", "city": None}]
     assert [version.schema_number for version in store.versions()] == [1, 2]
     assert wider.names == [field["name"] for field in store.value_schema["fields"]]
+
+
+# -- interrupted ----------------------------------------------------------------------------------------------------------------------
+
+
+class _Interrupted(Catalog):
+    """A catalog in which Ctrl-C arrives right after the commit of one transaction, or right before it."""
+
+    when: tuple[str, int] = ("", 0)
+    writes = 0
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        self.writes += 1
+        moment, number = self.when
+        with super().write() as connection:
+            yield connection
+            if moment == "before" and self.writes == number:
+                raise KeyboardInterrupt
+        if moment == "after" and self.writes == number:
+            raise KeyboardInterrupt
+
+
+def _interrupt(store: fd.Store, moment: str, write: int) -> None:
+    context = store._context
+    catalog = _Interrupted(context.catalog._engine, context.catalog.path, read_only=False)
+    catalog.when = (moment, write)
+    with pytest.raises(KeyboardInterrupt):
+        fd.Store(replace(context, catalog=catalog)).push(_table(20), push_id="interrupted")
+
+
+# the transactions of a short push: started, building, verifying, committed, cell; after the fourth it has happened
+@pytest.mark.parametrize(("moment", "write"), [(moment, write) for write in range(1, 6) for moment in ("before", "after")])
+def test_a_push_interrupted_at_any_of_its_commits_has_happened_or_not(
+    platform: fd.Platform, store: fd.Store, moment: str, write: int
+) -> None:
+    store.push(_table(10))
+    before = _files(platform)
+    _interrupt(store, moment, write)
+    happened = write == 5 or (write, moment) == (4, "after")
+    assert store.current == (2 if happened else 1)
+    assert read_cell(store._context.layout.current_cell) == store.current
+    assert [version.version for version in store.versions()] == store._context.layout.version_numbers()
+    assert happened or _files(platform) == before
+    assert _read(store, list(range(20))).count(None) == (0 if happened else 10)
+    if happened:
+        assert store.pushes()[-1].error_class is None
+        assert store.push(_table(99), push_id="interrupted").records == 20
+    else:
+        assert store.push(_table(30), push_id="interrupted").records == 30
+    assert platform.store("members").push(_table(40)).swapped
+
+
+def test_an_interrupted_push_still_removes_what_its_commit_retired(store: fd.Store) -> None:
+    for _ in range(2):
+        store.push(_table(10))
+    _interrupt(store, "after", 4)
+    assert store._context.layout.version_numbers() == [2, 3]

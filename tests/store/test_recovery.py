@@ -93,6 +93,49 @@ def test_a_swap_that_was_committed_reaches_the_cell(directory: Path) -> None:
             assert read_cell(cell) == 1
 
 
+@pytest.mark.parametrize("damage", [None, b"", b"\x01\0\0"], ids=["deleted", "empty", "cut short"])
+def test_a_cell_that_was_lost_is_written_again_from_the_catalog(directory: Path, damage: bytes | None) -> None:
+    cell = directory / "stores" / "s" / "CURRENT"
+    if damage is None:
+        cell.unlink()
+    else:
+        cell.write_bytes(damage)
+    with fd.open(directory) as platform, platform.store("s").reader() as reader:
+        assert cell.read_bytes() == (1).to_bytes(8, "little")
+        assert reader.get(1)["x"] == 1
+        assert platform.store("s").push({"key": [1], "x": [2]}).swapped
+        assert reader.get(1)["x"] == 2
+
+
+def test_a_cell_lost_under_an_open_platform_is_written_again_by_the_next_push_or_swap(directory: Path) -> None:
+    with fd.open(directory) as platform:
+        store = platform.store("s")
+        for change in (lambda: store.push({"key": [1], "x": [2]}), store.rollback, lambda: store.swap(2)):
+            (directory / "stores" / "s" / "CURRENT").unlink()
+            change()
+            assert read_cell(_context(platform).layout.current_cell) == store.current
+
+
+@pytest.mark.parametrize("has_backup", [True, False])
+def test_a_current_version_that_is_gone_gives_way_to_the_newest_backup(
+    directory: Path, has_backup: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fd.open(directory) as platform:
+        store = platform.store("s")
+        store.push({"key": [1], "x": [2]})
+        if not has_backup:
+            store.retire(1)
+        with platform.catalog.write() as connection:  # what an interrupted push once left: current, and FAILED
+            versions.update(connection, _context(platform).id, 2, state=VersionState.FAILED)
+    with fd.open(directory) as platform:
+        store = platform.store("s")
+        assert store.current == (1 if has_backup else None)
+        assert read_cell(_context(platform).layout.current_cell) == (store.current or 0)
+        assert _context(platform).layout.version_numbers() == ([1] if has_backup else [])
+        assert "version 2 of store 's' was current and is gone" in caplog.text
+        assert store.push({"key": [1], "x": [3]}).version == 3
+
+
 def test_files_of_a_retired_version_that_were_not_yet_removed_go(directory: Path) -> None:
     with fd.open(directory) as platform:
         store = platform.store("s")

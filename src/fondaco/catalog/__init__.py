@@ -5,11 +5,12 @@ and `records` are functions on an open transaction, so that a caller can make se
 """
 
 from fondaco.catalog.catalog import CATALOG_FILE, Catalog
-from fondaco.catalog.rows import OVER, FeatureSetRow, PushRow, StoreRow, TrainingSetRow, ValueSchemaRow, VersionRow, VersionState
+from fondaco.catalog.rows import OVER, RETAINED, FeatureSetRow, PushRow, StoreRow, TrainingSetRow, ValueSchemaRow, VersionRow, VersionState
 
 __all__ = [
     "CATALOG_FILE",
     "OVER",
+    "RETAINED",
     "Catalog",
     "FeatureSetRow",
     "PushRow",

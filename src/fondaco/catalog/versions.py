@@ -30,6 +30,12 @@ def retained(connection: Connection, store_id: int) -> list[VersionRow]:
     return [_version(row) for row in rows]
 
 
+def find(connection: Connection, store_id: int, number: int) -> VersionRow | None:
+    """One version in whatever state, or None if the store never had it."""
+    row = connection.execute(sa.select(_T).where(_T.c.store_id == store_id, _T.c.number == number)).first()
+    return _version(row) if row else None
+
+
 def get_retained(connection: Connection, store_id: int, store: str, number: int) -> VersionRow:
     """One version whose files exist.
 
@@ -94,6 +100,23 @@ def promote(connection: Connection, store_id: int, number: int, *, now_us: int, 
     update(connection, store_id, number, state=VersionState.CURRENT, promoted_us=now_us, rolled_back_us=None)
     connection.execute(_STORES.update().where(_STORES.c.id == store_id).values(current=number))
     return former
+
+
+def demote_lost(connection: Connection, store_id: int) -> int:
+    """If the current version is none whose files exist, make the newest good backup current, or none; return what was current, else 0.
+
+    No step of ours leads there: whoever comes here finds a catalog that was damaged, or written by an older Fondaco.
+    """
+    lost = current(connection, store_id)
+    kept = retained(connection, store_id)
+    if not lost or any(row.number == lost for row in kept):
+        return 0
+    backups = [row for row in kept if row.state is VersionState.BACKUP]
+    newest = max(backups, key=lambda row: (row.rolled_back_us is None, row.number), default=None)
+    if newest is not None:
+        update(connection, store_id, newest.number, state=VersionState.CURRENT, rolled_back_us=None)
+    connection.execute(_STORES.update().where(_STORES.c.id == store_id).values(current=newest.number if newest else 0))
+    return lost
 
 
 def _version(row: sa.Row[Any]) -> VersionRow:

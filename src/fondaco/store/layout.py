@@ -87,18 +87,31 @@ def partition_name(index: int) -> str:
     return f"part-{index:05d}.base"
 
 
-def read_cell(path: Path) -> int:
-    """The version that the cell names, 0 = none."""
-    return int.from_bytes(path.read_bytes()[:CELL_BYTES], "little")
+def read_cell(path: Path) -> int | None:
+    """The version that the cell names, 0 = none; None if the cell is missing or cut short."""
+    try:
+        cell = path.read_bytes()[:CELL_BYTES]
+    except FileNotFoundError:
+        return None
+    return int.from_bytes(cell, "little") if len(cell) == CELL_BYTES else None
 
 
 def write_cell(path: Path, version: int) -> None:
     """Make the cell name `version`, durably. Only under the catalog's write lock, so that two swaps cannot overtake each other here.
 
+    A cell that was lost is made again, one that was cut short is filled up in place, for those who have it mapped.
+
     Raises:
         ReadOnlyError: the cell cannot be written.
     """
-    with os_errors(path), open(path, "r+b") as file, mmap.mmap(file.fileno(), CELL_BYTES) as mapped:
+    with os_errors(path), open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
+        if os.fstat(file.fileno()).st_size < CELL_BYTES:
+            file.truncate(CELL_BYTES)
+        _store_number(file.fileno(), version)
+
+
+def _store_number(descriptor: int, version: int) -> None:
+    with mmap.mmap(descriptor, CELL_BYTES) as mapped:
         # through a cast view the number is stored at once; write(2) promises no more than bytes in some order
         with memoryview(mapped) as view, view.cast("Q") as cell:
             cell[0] = version

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fondaco.catalog import PushRow, VersionState, pushes, stores, versions
+from fondaco.catalog import RETAINED, PushRow, VersionState, pushes, stores, versions
 from fondaco.core.errors import CorruptFileError, FondacoError, InputError, LockedError, PushInProgressError, PushKilledError
 from fondaco.core.files import FileLock, os_errors, remove_tree, sync_directory
 from fondaco.store import _verified
@@ -166,16 +166,15 @@ class _Push:
         self._pulse_at = self._progress_at = time.monotonic()
         self._number = 0
         self._created_us = 0
-        self._committed = False
 
     def run(self, fill: Fill) -> PushReport:
-        self._start()
         try:
+            self._start()
             with self._progress:
                 self._build_and_commit(fill)
         except BaseException as exc:
-            if not self._committed:
-                self._give_up(exc)
+            if self._number:
+                self._clear_up(exc)
             raise
         report = find_finished(self._context, self._request.push_id)
         assert report is not None
@@ -309,9 +308,21 @@ class _Push:
                 steps=self._steps.seconds,
             )
             surplus = retire_surplus(context, connection)
-        self._committed = True
         sync_cell(context)
         remove_files(context, surplus)
+
+    def _clear_up(self, exc: BaseException) -> None:
+        """Take the push back, unless it has happened: Ctrl-C may come right after the commit, and only the catalog knows on which side.
+
+        Where the catalog cannot be asked, nothing is removed: `recovery` will ask it.
+        """
+        with contextlib.suppress(FondacoError):
+            with self._context.catalog.read() as connection:
+                version = versions.find(connection, self._context.id, self._number)
+            if version is not None and version.state in RETAINED:
+                recover(self._context)  # the cell, and the files of what the commit retired
+            else:
+                self._give_up(exc)
 
     def _give_up(self, exc: BaseException) -> None:
         """Leave nothing on disk, then say in the catalog why: in this order, because a full disk needs the room to say it."""
@@ -322,7 +333,7 @@ class _Push:
         # an exception out of the pushed iterator is its owner's, as is Ctrl-C
         theirs = isinstance(exc, KeyboardInterrupt) or (self._builder is not None and self._builder.reading)
         blame = exc.blame if isinstance(exc, FondacoError) else "user" if theirs else "system"
-        with contextlib.suppress(FondacoError), context.catalog.write() as connection:  # `recovery` says it where we cannot
+        with context.catalog.write() as connection:  # `recovery` says it where we cannot
             pushes.update(
                 connection,
                 context.id,

@@ -3,7 +3,8 @@
 The catalog is the truth, the directory follows. With the push lock held by us nobody else pushes, so: a push at work in the catalog is one
 whose process died, what lies in `building/` is debris, and so is the directory of a version that the catalog says is over: FAILED or
 KILLED (a crash before the version became READY), or RETIRED (a crash before its files were gone). A push whose commit (READY,
-and CURRENT if it was to be swapped, in one transaction) is in the catalog has happened; only the cell may lag, and is written again.
+and CURRENT if it was to be swapped, in one transaction) is in the catalog has happened; only the cell may lag, and is written again, as it
+is where it was lost or cut short.
 So every crash has exactly one outcome. Runs when a platform opens and before each push; does nothing where nothing is wrong.
 
 A version that the catalog has never heard of is no debris of ours: a number is in the catalog before its files are on disk. Somebody put
@@ -15,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 
-from fondaco.catalog import OVER, VersionState, pushes, stores, versions
+from fondaco.catalog import OVER, RETAINED, VersionState, pushes, stores, versions
 from fondaco.core.errors import LockedError, StoreNotFoundError
 from fondaco.core.files import FileLock, remove_tree
 from fondaco.store.context import StoreContext
@@ -32,7 +33,7 @@ def recover_if_needed(context: StoreContext) -> bool:
     try:
         with FileLock(context.layout.push_lock):
             return recover(context)
-    except (LockedError, StoreNotFoundError):
+    except (LockedError, StoreNotFoundError, FileNotFoundError):
         return False  # a push is at work, and what looked like debris is its own; or there is nothing left to recover
 
 
@@ -50,6 +51,10 @@ def recover(context: StoreContext) -> bool:
     if context.layout.building.is_dir():
         for entry in os.listdir(context.layout.building):
             remove_tree(context.layout.building / entry)
+    with context.catalog.write() as connection:
+        lost = versions.demote_lost(connection, context.id)
+    if lost:
+        _LOGGER.warning("version %d of store %r was current and is gone; the newest backup is current instead", lost, context.name)
     remove_files(context, _stray_versions(context))
     sync_cell(context)
     return True
@@ -57,14 +62,16 @@ def recover(context: StoreContext) -> bool:
 
 def _needed(context: StoreContext) -> bool:
     layout = context.layout
-    if not layout.current_cell.exists():
+    if not layout.directory.is_dir():
         return False  # the store was deleted since it was looked up
     if layout.building.is_dir() and os.listdir(layout.building):
         return True
     with context.catalog.read() as connection:
-        if pushes.at_work(connection, context.id) or versions.current(connection, context.id) != read_cell(layout.current_cell):
+        current = versions.current(connection, context.id)
+        if pushes.at_work(connection, context.id) or current != read_cell(layout.current_cell):
             return True
-    return bool(_stray_versions(context))
+        version = versions.find(connection, context.id, current)
+    return (current > 0 and (version is None or version.state not in RETAINED)) or bool(_stray_versions(context))
 
 
 def _stray_versions(context: StoreContext) -> list[int]:
