@@ -39,6 +39,10 @@ OK = 0
 MALFORMED = 1  # a record does not fit its heap
 DUPLICATE = 2  # one key, two values, and the rule says fail
 
+# -- pages of the heap: a record does not cross from one to the next if leaving the rest of the page empty costs little ---------------
+PAGE_BYTES = 4096
+PADDING_BYTES_MAX = 409  # a tenth of a page
+
 # -- what to do with one key that has two values (values of `mode`) ------------------------------------------------------------------
 KEEP_NONE = 0
 KEEP_FIRST = 1
@@ -266,7 +270,7 @@ def _get_varint(address: int, end: int) -> tuple[int, int]:
 def _record(address: int, end: int) -> tuple[int, int, int, int]:
     """(key address, value address, end address, compressed) of the record at `address`; key address 0 if it does not fit before `end`."""
     key_bytes, cursor = _get_varint(address, end)
-    if cursor == 0:
+    if key_bytes == 0:  # a varint that runs past the end, or padding
         return 0, 0, 0, 0
     value_word, cursor = _get_varint(cursor, end)
     if cursor == 0:
@@ -276,6 +280,29 @@ def _record(address: int, end: int) -> tuple[int, int, int, int]:
     if value_end > end:
         return 0, 0, 0, 0
     return cursor, value, value_end, value_word & 1
+
+
+@njit(nogil=True, cache=True)
+def padding(position: int, length: int) -> int:
+    """Zeros before a record of `length` bytes that comes next at `position` of the heap: up to the next page or none."""
+    rest = -position & (PAGE_BYTES - 1)
+    return rest if rest < length <= PAGE_BYTES and rest <= PADDING_BYTES_MAX else 0
+
+
+@njit(nogil=True, cache=True)
+def _next(heap: int, address: int, end: int) -> int:
+    """Where the next record begins after one that ended at `address`: there, or if a zero is there, at the next page."""
+    if address < end and load8(address) == _ZERO:
+        return address + (-(address - heap) & (PAGE_BYTES - 1))
+    return address
+
+
+@njit(nogil=True, cache=True)
+def _put_padding(address: int, count: int) -> int:
+    """Write `count` zeros; return the address after them."""
+    for i in range(count):
+        store8(address + i, _ZERO)
+    return address + count
 
 
 @njit(nogil=True, cache=True)
@@ -308,7 +335,7 @@ def fill(
     select: I64Array,
     first: int,
 ) -> tuple[int, int]:
-    """Write records of rows `select[first:]` after the `used` bytes of a buffer until one does not fit.
+    """Write records of rows `select[first:]` after the `used` bytes of a buffer until one does not fit. The buffer begins a page.
 
     `compressed` is uint8 [n] or empty (none is). Returns (next index into `select`, bytes used).
     """
@@ -322,8 +349,11 @@ def fill(
         word = value_bytes << 1
         if flagged:
             word |= np.int64(compressed[row])
-        if _varint_bytes(key_bytes) + _varint_bytes(word) + key_bytes + value_bytes > end - address:
+        length = _varint_bytes(key_bytes) + _varint_bytes(word) + key_bytes + value_bytes
+        empty = padding(address - buffer_address, length)
+        if empty + length > end - address:
             return i, address - buffer_address
+        address = _put_padding(address, empty)
         address = _put_varint(address, np.uint64(key_bytes))
         address = _put_varint(address, np.uint64(word))
         copy(address, keys_address + key_offsets[row], key_bytes)
@@ -390,7 +420,7 @@ def build_index(heap: int, heap_bytes: int, slots: U64Array, mode: int) -> tuple
             if i == slot_count:
                 i = 0
         walked += 1
-        address = record_end
+        address = _next(heap, record_end, end)
     return OK, walked, repeated, 0, 0
 
 
@@ -398,7 +428,7 @@ def build_index(heap: int, heap_bytes: int, slots: U64Array, mode: int) -> tuple
 def compact(heap: int, heap_bytes: int, position: int, slots: U64Array, buffer_address: int, used: int, capacity: int) -> tuple[int, int]:
     """Copy the records that the index points at, from `position` on, into a buffer until one does not fit.
 
-    Returns (next position, bytes used). A record larger than the buffer stops it with nothing used.
+    Returns (next position, bytes used). The buffer begins a page. A record larger than the buffer stops it with nothing used.
     """
     end = heap + heap_bytes
     address = heap + position
@@ -413,12 +443,20 @@ def compact(heap: int, heap_bytes: int, position: int, slots: U64Array, buffer_a
             if i == slot_count:
                 i = 0
         if slots[i] == entry:
-            if record_end - address > capacity - used:
+            length = record_end - address
+            empty = padding(used, length)
+            if empty + length > capacity - used:
                 break
-            copy(buffer_address + used, address, record_end - address)
-            used += record_end - address
-        address = record_end
+            copy(_put_padding(buffer_address + used, empty), address, length)
+            used += empty + length
+        address = _next(heap, record_end, end)
     return address - heap, used
+
+
+@njit(nogil=True, cache=True)
+def next_record(heap: int, heap_bytes: int, position: int) -> int:
+    """Position of the record that follows one that ended at `position`; `heap_bytes` after the last."""
+    return min(_next(heap, heap + position, heap + heap_bytes) - heap, heap_bytes)
 
 
 @njit(nogil=True, cache=True)
@@ -439,7 +477,7 @@ def count_before(heap: int, heap_bytes: int, position: int) -> int:
         key, _, record_end, _ = _record(address, heap + heap_bytes)
         if key == 0:
             return count
-        address = record_end
+        address = _next(heap, record_end, heap + heap_bytes)
         count += 1
     return count
 
@@ -458,7 +496,7 @@ def list_records(
             return count, -1
         keys[count], values[count], ends[count], flags[count] = key - heap, value - heap, record_end - heap, flag
         count += 1
-        address = record_end
+        address = _next(heap, record_end, end)
     return count, address - heap
 
 

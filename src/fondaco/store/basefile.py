@@ -42,7 +42,7 @@ RECORD_BYTES_MAX: Final = 256 << 20  # key + value; a reader never has to trust 
 RECORDS_MAX: Final = 1 << 31  # the first slot of a key comes from 32 bits of its hash
 DICTIONARY_BYTES_MAX: Final = 1 << 20
 LOAD: Final = 0.6  # records per index slot: 1.8 slots read on a hit, 3.6 on a miss, nearly always one cache line
-BUFFER_BYTES: Final = 1 << 20  # bytes per write; a multiple of 32, so the checksum needs no tail
+BUFFER_BYTES: Final = 1 << 20  # bytes per write; whole pages, so the checksum needs no tail and each write begins a page
 
 # magic, format version, flags, records, slots, dictionary bytes, heap offset, heap bytes, index offset, footer offset, file bytes
 _HEADER: Final = struct.Struct("<8sIIQQQQQQQQ")
@@ -189,6 +189,7 @@ class BaseFileWriter:
             value = values[value_offsets[row] : value_offsets[row + 1]]
             flag = int(flags[row]) if len(flags) else 0
             head = np.frombuffer(varint(len(key)) + varint(len(value) << 1 | flag), np.uint8)
+            self._pad(descriptor, len(head) + len(key) + len(value))
             for piece in (head, key, value):
                 self._write(descriptor, piece)
             position += 1
@@ -244,14 +245,20 @@ class BaseFileWriter:
 
     def _check_sizes(self, key_offsets: I64Array, value_offsets: I64Array, select: I64Array, first_row: int) -> None:
         sizes = key_offsets[select + 1] - key_offsets[select] + value_offsets[select + 1] - value_offsets[select]
+        if not (key_offsets[select] < key_offsets[select + 1]).all():
+            raise DataError("a key has no bytes, so it cannot tell rows apart; give the store a key type with a value")
         largest = int(sizes.argmax())
         if sizes[largest] > RECORD_BYTES_MAX:
             raise DataError(
                 f"row {first_row + int(select[largest])} takes {int(sizes[largest])} bytes with its key; the limit is {RECORD_BYTES_MAX}. "
                 "Keep large objects in files and store their names."
             )
-        if self._heap_bytes + self._used + int(sizes.sum()) + 12 * len(select) > HEAP_BYTES_MAX or self.records + len(select) > RECORDS_MAX:
+        added = (int(sizes.sum()) + 12 * len(select)) * 9 // 8 + SECTION_ALIGN  # padding takes a tenth at most
+        if self._heap_bytes + self._used + added > HEAP_BYTES_MAX or self.records + len(select) > RECORDS_MAX:
             raise DataError(f"{self.path.name} would be over 2^40 bytes or 2^31 records; give the store more partitions")
+
+    def _pad(self, descriptor: int, length: int) -> None:
+        self._write(descriptor, np.zeros(_kernels.padding(self._used, length), np.uint8))
 
     def _write(self, descriptor: int, piece: U8Array) -> None:
         while len(piece):
@@ -313,14 +320,15 @@ class BaseFileWriter:
             position, self._used = _kernels.compact(
                 heap, heap_bytes, position, slots, address_of(self._buffer), self._used, self._buffer.size
             )
-            if position == heap_bytes:
+            if position >= heap_bytes:
                 break
             # the next one is kept and does not fit: write it across. Its bytes are copied first, as writing may reach them.
             _, _, end, _ = _kernels.record_at(heap, heap_bytes, position)
             record = np.empty(end - position, np.uint8)
             _kernels.gather(np.array([heap + position]), np.array([heap + end]), address_of(record), np.empty(2, np.int64))
+            self._pad(descriptor, len(record))
             self._write(descriptor, record)
-            position = end
+            position = int(_kernels.next_record(heap, heap_bytes, end))
 
     def _duplicate(self, heap: int, first: int, second: int, show_key: Callable[[bytes], str]) -> DuplicateKeyError:
         key_at, value_at, _, _ = _kernels.record_at(heap, self._heap_bytes, first)
@@ -510,7 +518,7 @@ class BaseFile:
                 count, _ = _kernels.list_records(heap, header.heap_bytes, position, keys[:1], values[:1], ends[:1], flags[:1])
             if not count:
                 raise CorruptFileError(str(self.path), "heap", f"no record at byte {position}")
-            position = int(ends[count - 1])
+            position = int(_kernels.next_record(heap, header.heap_bytes, int(ends[count - 1])))
             yield RecordBatch(
                 *_copied(heap, keys[:count], values[:count]), *_copied(heap, values[:count], ends[:count]), flags[:count].copy()
             )
