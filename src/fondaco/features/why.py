@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow as pa
 from sqlglot import exp
 
-from fondaco.core.clock import SystemClock, from_us, to_us
+from fondaco.core.clock import SystemClock, from_us
 from fondaco.core.errors import InputError
 from fondaco.features import oracle
-from fondaco.features.entity import Entity
+from fondaco.features.entity import Entity, check_key, entity_fields
 from fondaco.features.featureset import FeatureSet
 from fondaco.features.kinds import TIMESTAMP, ColumnType
-from fondaco.features.plan import Aggregate, Literal, ViewPlan, aggregates_of
+from fondaco.features.moments import moment_us
+from fondaco.features.plan import Aggregate, Binding, Literal, SetPlan, ViewPlan, aggregates_of
 from fondaco.features.record import RecordKeeper, SourceRecord, fingerprint
 from fondaco.features.sql import tie_columns
 from fondaco.features.sqlnodes import all_of, constant, source_column, text_of
@@ -43,50 +44,63 @@ class Reason:
     def __str__(self) -> str:
         origin = f"from {self.rows.num_rows} rows of {self.source.name} (view version {self.version[:12]})"
         head = f"{self.feature} = {self.value!r}: {self.definition}, {origin}"
-        return f"{head}\n{self.rows.to_pandas().to_string(index=False)}" if self.rows.num_rows else head
+        return f"{head}\n{_text_of(self.rows)}" if self.rows.num_rows else head
 
 
 def why(
-    platform: RecordKeeper | None, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None
+    platform: RecordKeeper | None, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | str | int | None = None
 ) -> dict[str, Reason]:
     """The rows that make each feature of the given entities what it is at a moment.
 
     Args:
-        entities: instances of entities of the set (features of others are left out), or one mapping of label columns.
-        at: an aware datetime, or microseconds since the epoch; default: now.
+        entities: instances of entities of the set (several of one entity: in the order of the set's bindings), or one mapping of label
+            columns. Features of entities that are not given are left out.
+        at: an aware datetime, ISO text with a zone, or microseconds since the epoch; default: now.
     Returns:
         output name -> `Reason`, in the order of the set.
     Raises:
-        InputError: an entity that the set does not use.
+        InputError: an entity that the set does not use, one too many, or none. KeyTypeError: a key of another type.
     """
     plan = feature_set.plan()
-    clock = platform.clock if platform is not None else SystemClock()
-    try:
-        u = clock.now_us() if at is None else to_us(at)
-    except ValueError as exc:
-        raise InputError(f"at: {exc}") from None
-    known = {entity.__name__ for entity in feature_set.entities}
-    for entity in entities:
-        if isinstance(entity, Entity) and type(entity).__name__ not in known:
-            raise InputError(f"feature set {plan.name!r} has no features of {type(entity).__name__}; it has of {', '.join(sorted(known))}")
+    u = moment_us("at", at, platform.clock if platform is not None else SystemClock())
+    keys = _keys(feature_set, plan, entities)
     tables = [definition.table for definition in feature_set.definitions]
-    reasons = {}
-    for selection in plan.selections:
-        view = plan.views[selection.view]
-        key = _key(view, selection.binding.columns, entities)
-        if key is not None:
-            reasons[selection.output] = _reason(view, selection.feature, tables[selection.view], key, u)
-    return reasons
+    return {
+        chosen.output: _reason(plan.views[chosen.view], chosen.feature, tables[chosen.view], keys[chosen.binding], u)
+        for chosen in plan.selections
+        if chosen.binding in keys
+    }
 
 
-def _key(view: ViewPlan, columns: tuple[str, ...], entities: tuple[Entity | Mapping[str, Any], ...]) -> tuple[Any, ...] | None:
+def _keys(feature_set: FeatureSet, plan: SetPlan, entities: tuple[Entity | Mapping[str, Any], ...]) -> dict[Binding, tuple[Any, ...]]:
+    """The key of every binding that something was given for, assigned as online reads do it."""
+    found: dict[Binding, tuple[Any, ...]] = {}
+    asked = ", ".join(f"{binding.entity}({', '.join(binding.columns)})" for binding in plan.bindings)
     for entity in entities:
-        if isinstance(entity, Entity):
-            if type(entity).__name__ == view.key.entity:
-                return tuple(getattr(entity, name) for name in view.key.fields)
-        elif all(column in entity for column in columns):
-            return tuple(entity[column] for column in columns)
-    return None
+        if isinstance(entity, Mapping):
+            for binding in plan.bindings:
+                if all(column in entity for column in binding.columns):
+                    found.setdefault(binding, _key_in(entity, binding, feature_set))
+            continue
+        if type(entity) not in feature_set.entities:
+            raise InputError(f"feature set {plan.name!r} has no features of {type(entity).__name__}; it asks for {asked}")
+        name = type(entity).__name__
+        free = next((binding for binding in plan.bindings if binding.entity == name and binding not in found), None)
+        if free is None:
+            raise InputError(f"more {name} than feature set {plan.name!r} asks for: {asked}")
+        found[free] = tuple(getattr(entity, field) for field in entity_fields(type(entity)))
+    if not found:
+        given = f"{', '.join(map(repr, entities))} names none of them" if entities else "nothing was given"
+        raise InputError(f"feature set {plan.name!r} asks for {asked}; {given}")
+    return found
+
+
+def _key_in(row: Mapping[str, Any], binding: Binding, feature_set: FeatureSet) -> tuple[Any, ...]:
+    entity = next(entity for entity in feature_set.entities if entity.__name__ == binding.entity)
+    return tuple(
+        row[column] if row[column] is None else check_key(f"{binding.entity}.{field}", kind, row[column])
+        for column, (field, kind) in zip(binding.columns, entity_fields(entity).items(), strict=True)
+    )
 
 
 def _reason(view: ViewPlan, name: str, table: Table, key: tuple[Any, ...], u: int) -> Reason:
@@ -131,6 +145,18 @@ def _rows_of(view: ViewPlan, table: Table, key: tuple[Any, ...]) -> tuple[pa.Tab
         values = [exp.alias_(source_column(name, column, view.scan.tz), name, quoted=True) for name, column in usable.items()]
         rows = connection.sql(text_of(exp.select(*values).from_(exp.to_table("mine")))).to_arrow_table().to_pylist()
     return shown, rows, schema
+
+
+def _text_of(rows: pa.Table) -> str:
+    """A table as lines of text, each column as wide as its widest value; null is empty."""
+    columns = []
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)  # Python has no nanoseconds
+        cells = [name, *("" if value is None else str(value) for value in column.to_pylist())]
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) for cell in cells])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def _unusable(column: ColumnType, view: ViewPlan) -> bool:
