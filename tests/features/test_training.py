@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -88,7 +89,22 @@ def test_every_label_row_comes_back_once_in_order_with_what_was_known_then() -> 
 
 
 @pytest.mark.parametrize(
-    "form", ["parquet", "two parquets", "glob", "csv", "pandas", "polars", "sql", "sql over files", "relation", "naive"]
+    "form",
+    [
+        "parquet",
+        "two parquets",
+        "glob",
+        "csv",
+        "pandas",
+        "polars",
+        "sql",
+        "sql over files",
+        "relation",
+        "naive",
+        "nanoseconds",
+        "nanoseconds in parquet",
+        "nanoseconds in pandas",
+    ],
 )
 def test_sources_of_every_form_give_the_same(form: str, tmp_path: Path) -> None:
     path = tmp_path / "flights.parquet"
@@ -121,6 +137,14 @@ def test_sources_of_every_form_give_the_same(form: str, tmp_path: Path) -> None:
             source = connection.from_arrow(FLIGHTS)
             table = ft.Table(source, time="scheduled_at", known_at="known_at", key=Plane)
         source = table.memory
+    elif form.startswith("nanoseconds"):
+        source = in_nanoseconds(FLIGHTS, "scheduled_at", "known_at")
+        if form.endswith("parquet"):
+            pq.write_table(source, path)
+            source = path
+        elif form.endswith("pandas"):
+            source = source.to_pandas()
+            assert str(source.dtypes["known_at"]) == "datetime64[ns, UTC]"
     else:
         bare = pa.timestamp("us")
         source = FLIGHTS.set_column(1, "scheduled_at", FLIGHTS["scheduled_at"].cast(bare)).set_column(
@@ -131,12 +155,30 @@ def test_sources_of_every_form_give_the_same(form: str, tmp_path: Path) -> None:
     assert features_of(table) == EXPECTED
 
 
+def in_nanoseconds(table: pa.Table, *names: str) -> Any:
+    """The columns as a zone's nanoseconds, each a little after its microsecond."""
+    for name in names:
+        moments = pc.add(pc.multiply(table[name].cast(pa.int64()), 1000), 499).cast(pa.timestamp("ns", tz="UTC"))
+        table = table.set_column(table.column_names.index(name), name, moments)
+    return table
+
+
 def test_labels_of_every_form_give_the_same(tmp_path: Path) -> None:
     pq.write_table(LABELS, tmp_path / "labels.parquet")
     feature_set = ft.FeatureSet("s", [history(FLIGHTS)])
     import polars
 
-    for labels in (str(tmp_path / "labels.parquet"), tmp_path / "labels.parquet", LABELS.to_pandas(), polars.from_arrow(LABELS)):
+    nanoseconds = in_nanoseconds(LABELS, "at")
+    assert nanoseconds["at"].type == pa.timestamp("ns", tz="UTC")
+    for labels in (
+        str(tmp_path / "labels.parquet"),
+        tmp_path / "labels.parquet",
+        LABELS.to_pandas(),
+        polars.from_arrow(LABELS),
+        LABELS.to_pylist(),
+        nanoseconds,
+        nanoseconds.to_pandas(),
+    ):
         assert features_of(ft.training_set(None, feature_set, labels, at="at").to_arrow()) == EXPECTED
     naive = LABELS.set_column(2, "at", LABELS["at"].cast(pa.timestamp("us")))
     with pytest.raises(NaiveTimestampError, match="column 'at' of the labels"):
@@ -156,6 +198,20 @@ def test_zones_are_honoured() -> None:
     table = ft.training_set(None, ft.FeatureSet("s", [Flown]), labels, at="at").to_arrow()
     assert table["hour"].to_pylist() == [None, 12]
     assert table["local_hour"].to_pylist() == [None, 8]
+
+
+def test_nanoseconds_are_rounded_to_microseconds() -> None:
+    rows = pa.table({"tailnum": ["N1", "N2"], "t": pa.array([1_499, 1_500], pa.timestamp("ns", tz="America/New_York")), "x": [1, 2]})
+    table = ft.Table(rows, name="rows", time="t", key=Plane)
+
+    class View(ft.View[Plane], source=table):
+        when = table.c.t
+        x = table.c.x
+
+    labels = pa.table({"tailnum": ["N1", "N2", "N2"], "at": pa.array([600, 1_499, 1_501], pa.timestamp("ns", tz="UTC"))})
+    found = ft.training_set(None, ft.FeatureSet("s", [View]), labels, at="at").to_arrow()
+    assert found["when"].cast(pa.int64()).to_pylist() == [1, None, 2]
+    assert found["x"].to_pylist() == [1, None, 2]
 
 
 def test_no_labels_and_no_rows_give_empty_columns_of_the_right_type() -> None:

@@ -53,6 +53,7 @@ class ColumnType:
     naive: bool = False
 
 
+_ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
 _SCALARS = {
     "BOOLEAN": BOOL,
     **dict.fromkeys(
@@ -61,7 +62,7 @@ _SCALARS = {
     **dict.fromkeys(("FLOAT", "DOUBLE"), FLOAT),
     **dict.fromkeys(("VARCHAR", "UUID"), STRING),
     "BLOB": BYTES,
-    **dict.fromkeys(("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE"), TIMESTAMP),
+    **dict.fromkeys((*_ZONED, "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE"), TIMESTAMP),
 }
 
 
@@ -76,4 +77,4 @@ def column_type(stored: str) -> ColumnType:
     if stored.startswith("ENUM"):
         return ColumnType(STRING, stored)
     kind = _SCALARS.get(stored)
-    return ColumnType(kind, stored, naive=kind is TIMESTAMP and stored != "TIMESTAMP WITH TIME ZONE")
+    return ColumnType(kind, stored, naive=kind is TIMESTAMP and stored not in _ZONED)

@@ -6,10 +6,11 @@ Pure functions; any thread.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from fondaco.core.errors import ColumnNotFoundError, DefinitionError, NaiveTimestampError
+from fondaco.core.errors import ColumnNotFoundError, DefinitionError, InputError, NaiveTimestampError
 from fondaco.features.kinds import TIMESTAMP, ColumnType, column_type
 from fondaco.features.plan import SetPlan
 from fondaco.features.table import Table, shared, to_arrow
@@ -21,10 +22,21 @@ def read_labels(labels: object) -> pa.Table:
     Raises:
         InputError, DefinitionError: not a table, or a file that cannot be read.
     """
+    if isinstance(labels, (list, tuple)) and labels and all(isinstance(row, Mapping) for row in labels):
+        return _table_of_rows(labels)
     if isinstance(labels, (Table, str, os.PathLike, list, tuple)):
         table = labels if isinstance(labels, Table) else Table(labels, name="labels")
         return table.read()
     return to_arrow(labels)
+
+
+def _table_of_rows(rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    """The columns are those of all rows, in order of first use; a row without one has null there."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    try:
+        return pa.table({name: [row.get(name) for row in rows] for name in names})
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as exc:
+        raise InputError(f"the labels' rows make no table: {exc}") from exc
 
 
 def label_types(labels: pa.Table) -> dict[str, ColumnType]:

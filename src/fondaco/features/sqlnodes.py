@@ -135,6 +135,8 @@ def source_column(name: str, column: ColumnType, tz: str | None) -> Sql:
         value = cast(value, "TIMESTAMP")
         if tz not in (None, "UTC"):
             value = fn("timezone", exp.Literal.string(str(tz)), value)
+    elif column.stored != "TIMESTAMP WITH TIME ZONE":  # nanoseconds are rounded; epoch_us knows microseconds only
+        value = cast(value, "TIMESTAMPTZ")
     return fn("epoch_us", value)
 
 
