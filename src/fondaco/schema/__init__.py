@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fondaco.schema.canonical import fingerprint, full_form, parsing_canonical_form
-from fondaco.schema.codec import Codec, as_type
+from fondaco.schema.codec import Codec
+from fondaco.schema.declared import as_type
 from fondaco.schema.evolution import check_compatible, check_evolution, superset
 from fondaco.schema.logical import Interval
 from fondaco.schema.parse import parse

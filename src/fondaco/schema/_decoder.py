@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from fondaco.core.errors import InputError
 from fondaco.schema._graph import StepGraph
 from fondaco.schema._source import Source
 from fondaco.schema.defaults import default_value, float_array_dtype
@@ -127,10 +128,10 @@ class DecoderSource:
     def decode_function(self, plain: Callable[[bytes], Any]) -> Callable[[Any], Any]:
         """`decode(data) -> value`; `plain(data)` decides where a check failed: raises the error, or returns the value after all."""
         source = self.source
-        source.names["plain"] = plain
+        source.names |= {"plain": plain, "row_bytes": _row_bytes}
         with source.function("def decode(d):"):
             with source.block("if d.__class__ is not bytes:"):
-                source.line("d = bytes(d)")
+                source.line("d = row_bytes(d)")
             source.line("p = 0; e = len(d)")
             with source.block("try:"):
                 self._start()
@@ -624,3 +625,15 @@ def _struct_code(step: Step) -> str:
 
 def _is_null(step: Step) -> bool:
     return isinstance(step, ReadPrimitive) and step.wire == "null"
+
+
+def _row_bytes(data: Any) -> bytes:
+    """The bytes of one row given as any buffer.
+
+    Raises:
+        InputError: not a buffer of bytes.
+    """
+    try:
+        return memoryview(data).tobytes()
+    except TypeError:
+        raise InputError(f"a row to decode is bytes (or another buffer), not {type(data).__name__} {str(data)[:60]!r}") from None

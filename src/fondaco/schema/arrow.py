@@ -36,6 +36,7 @@ import pyarrow as pa
 
 from fondaco.core.errors import SchemaError
 from fondaco.schema.canonical import full_form
+from fondaco.schema.declared import as_type
 from fondaco.schema.parse import SCHEMA_DEPTH_MAX, SCHEMA_NODES_MAX, parse
 from fondaco.schema.types import (
     NO_DEFAULT,
@@ -117,12 +118,15 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # -- Avro to Arrow ------------------------------------------------------------------------------------------------------------------
 
 
-def to_arrow(kind: Type) -> pa.Schema:
+def to_arrow(schema: object) -> pa.Schema:
     """The Arrow schema of a record's columns.
 
+    Args:
+        schema: Avro schema (dict, JSON text) or `Type`.
     Raises:
         SchemaError: not a record, or one that contains itself; names the place.
     """
+    kind = as_type(schema)
     if not isinstance(kind, Record):
         raise SchemaError("$", "only a record has columns")
     builder = _ToArrow()

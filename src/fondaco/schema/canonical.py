@@ -14,6 +14,7 @@ import json
 from typing import Any, Final, Literal
 
 from fondaco.core.errors import InputError
+from fondaco.schema.declared import as_type
 from fondaco.schema.types import (
     Array,
     Date,
@@ -40,28 +41,28 @@ FingerprintAlgorithm = Literal["CRC-64-AVRO", "MD5", "SHA-256"]
 _CRC64_EMPTY: Final = 0xC15D213AA4D7A795
 
 
-def parsing_canonical_form(kind: Type) -> str:
-    """The specification's canonical form, as JSON text."""
-    return _dump(_Writer(full=False).of(kind))
+def parsing_canonical_form(schema: object) -> str:
+    """The specification's canonical form of an Avro schema (dict, JSON text), a `pyarrow.Schema` or a `Type`, as JSON text."""
+    return _dump(_Writer(full=False).of(as_type(schema)))
 
 
-def full_form(kind: Type) -> str:
-    """Everything that `kind` declares, as JSON text; `parse(full_form(kind))` gives the same schema."""
-    return _dump(to_json(kind))
+def full_form(schema: object) -> str:
+    """Everything that `schema` (as above) declares, as JSON text; `parse(full_form(schema))` gives the same schema."""
+    return _dump(to_json(schema))
 
 
-def to_json(kind: Type) -> Any:
+def to_json(schema: object) -> Any:
     """As `full_form`, as the value that JSON text stands for: what fastavro and others take as a schema."""
-    return _Writer(full=True).of(kind)
+    return _Writer(full=True).of(as_type(schema))
 
 
-def fingerprint(kind: Type, algorithm: FingerprintAlgorithm = "CRC-64-AVRO") -> bytes:
+def fingerprint(schema: object, algorithm: FingerprintAlgorithm = "CRC-64-AVRO") -> bytes:
     """Fingerprint of the parsing canonical form: 8 bytes (little-endian, as single-object encoding writes them), 16 or 32.
 
     Raises:
-        InputError: another algorithm.
+        InputError: another algorithm. SchemaError: not a schema.
     """
-    text = parsing_canonical_form(kind).encode()
+    text = parsing_canonical_form(schema).encode()
     match algorithm:
         case "CRC-64-AVRO":
             return crc64_avro(text).to_bytes(8, "little")

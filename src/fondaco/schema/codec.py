@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fondaco.core.errors import SchemaError
 from fondaco.schema.canonical import full_form
+from fondaco.schema.declared import as_type, is_arrow
 from fondaco.schema.parse import parse
 from fondaco.schema.resolution import Step, resolve
 from fondaco.schema.row import Row, row_class
@@ -53,7 +54,7 @@ class Codec:
         """
         writer = as_type(writer_schema)
         reader_type = writer if reader is None else as_type(reader)
-        named = not (_is_arrow(writer_schema) or _is_arrow(reader))
+        named = not (is_arrow(writer_schema) or is_arrow(reader))
         self._parts = _parts_of(full_form(writer), full_form(reader_type), named)
 
     # -- schemas ----------------------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ class Codec:
         """`decode(data) -> value` of a buffer that is exactly one row: a dict for a record. Arrays of float and vectors are NumPy views.
 
         Raises:
-            DecodeError: the bytes are not a row; names byte, field and reason.
+            DecodeError: the bytes are not a row; names byte, field and reason. InputError: not bytes.
         """
         return self._parts.decoder.decode
 
@@ -130,36 +131,45 @@ class Codec:
         """
         return self._parts.program
 
-    def encode_columns(self, table: pa.Table | pa.RecordBatch, first_row: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def encode_columns(self, table: Any, first_row: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Encode all rows of a table in the writer's schema; columns are found by name, those that are no field are left out.
 
         Args:
+            table: a `pyarrow.Table` or `RecordBatch`, a pandas or Polars frame or anything else with `__arrow_c_stream__`, or a dict of
+                arrays: encoded by one kernel. A dict with lists in it or a list of rows is encoded row by row, as by `encode`.
             first_row: position of the table's first row in a larger input, for errors.
         Returns:
             bytes, uint8; offsets, int64, shape [rows + 1]: row i is `bytes[offsets[i]:offsets[i + 1]]`.
         Raises:
             ColumnNotFoundError: a field without default has no column. RowError: the first value that does not fit: row, field, value.
+            InputError: none of these; says what is accepted.
         """
-        from fondaco.schema import _encode
+        from fondaco.schema import _encode, _given
 
-        return _encode.encode_columns(self._parts.writer, table, first_row)
+        given = _given.table_of(table)
+        if given is None:
+            return _given.encode_values(self._parts.writer, self.encode, table, first_row)
+        return _encode.encode_columns(self._parts.writer, given, first_row)
 
     def decode_columns(self, data: Any, offsets: Any = None, fields: Sequence[str] | None = None) -> Columns:
         """Decode rows into columns.
 
         Args:
-            data: one buffer (bytes, or uint8) with offsets, int64, shape [rows + 1]; or without them a list of bytes, one a row.
+            data: one buffer (bytes, or uint8) with offsets, int64, shape [rows + 1]; or without them a list of bytes or an Arrow array of
+                binary, one item a row.
             fields: which fields to decode (None: all); the others are passed over.
         Raises:
             DecodeError: bytes that are not a row; names row, byte and field. FieldNotFoundError: no such field.
+            InputError: data or offsets of another kind; names the position of an item that is no bytes.
         """
+        from fondaco.schema._given import block_of, offsets_of
         from fondaco.schema.columns import decode_batch, decode_list
 
         parts = self._parts
         declared = parts.arrow_schema if isinstance(parts.reader, Record) else None
         if offsets is None:
             return decode_list(parts.program, data, fields, declared)
-        return decode_batch(parts.program, data, offsets, fields, declared)
+        return decode_batch(parts.program, block_of(data), offsets_of(offsets), fields, declared)
 
     # -- identity ---------------------------------------------------------------------------------------------------------------
 
@@ -230,21 +240,3 @@ def _rebuild(writer: str, reader: str, named: bool) -> Codec:
 
 def _rebuild_row(writer: str, reader: str, named: bool, data: bytes) -> Row:
     return _parts_of(writer, reader, named).row(data)
-
-
-def as_type(schema: object) -> Type:
-    """The type of an Avro schema (dict, list, JSON text), a `pyarrow.Schema` or a `Type`.
-
-    Raises:
-        SchemaError: none of these, or not valid.
-    """
-    if _is_arrow(schema):
-        from fondaco.schema.arrow import from_arrow
-
-        return from_arrow(schema)
-    return parse(schema)
-
-
-def _is_arrow(schema: object) -> bool:
-    # Asked without importing pyarrow: who has such a schema has imported it.
-    return type(schema).__module__.split(".")[0] == "pyarrow"

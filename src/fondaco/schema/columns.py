@@ -10,7 +10,7 @@ which is harmless. Its arrays are views of shared memory: a kept column keeps th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from fondaco.core.errors import DataError, FieldNotFoundError
 from fondaco.schema._arrow_buffers import UNITS, Bools, arrow_array, fixed_places, offsets_of, valid_entries
 from fondaco.schema._code import CompiledCode
 from fondaco.schema._encode import encode_array, encode_columns
+from fondaco.schema._given import rows_of
 from fondaco.schema._nodes import Layout, Node
 from fondaco.schema._objects import numbers, objects, vectors
 from fondaco.schema._run import Bytes, Decoded, Words, run
@@ -186,24 +187,27 @@ def decode_batch(
         raise DataError(f"offsets have the shape [rows + 1], not {list(offsets.shape)}")
     if offsets[0] < 0 or offsets[-1] > len(data) or (offsets[1:] < offsets[:-1]).any():
         raise DataError(f"offsets must not decrease and stay within the {len(data)} bytes of data")
-    return _decode_sure(program, buffer, offsets, fields, arrow_schema)
-
-
-def decode_list(
-    program: Program, rows: Sequence[bytes], fields: Sequence[str] | None = None, arrow_schema: pa.Schema | None = None
-) -> Columns:
-    """Decode one row from each bytes object. They are joined first, which costs less than asking each for its address."""
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
-    return _decode_sure(program, np.frombuffer(b"".join(rows) or b"\0", np.uint8), offsets, fields, arrow_schema)
-
-
-def _decode_sure(program: Program, buffer: Bytes, offsets: Words, fields: Sequence[str] | None, arrow_schema: pa.Schema | None) -> Columns:
-    """Decode rows of which all exist, at offsets that are known to be good."""
     compiled = program.select(fields)
     places = offsets + buffer.ctypes.data
     decoded = run(compiled, places[:-1], places[1:], missing=False)
     return Columns(compiled, decoded, np.ones(len(places) - 1, np.bool_), False, arrow_schema)
+
+
+def decode_list(
+    program: Program,
+    rows: Iterable[bytes] | pa.Array | pa.ChunkedArray,
+    fields: Sequence[str] | None = None,
+    arrow_schema: pa.Schema | None = None,
+) -> Columns:
+    """Decode one row from each bytes object. They are joined first, which costs less than asking each for its address.
+
+    Args:
+        rows: iterable of bytes, or an Arrow array of binary.
+    Raises:
+        As `decode_addresses`; InputError for an item that is no bytes.
+    """
+    data, offsets = rows_of(rows)
+    return decode_batch(program, data, offsets, fields, arrow_schema)
 
 
 # -- NumPy --------------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from fondaco.core.errors import SchemaError, SchemaResolutionError
 from fondaco.schema.canonical import full_form
+from fondaco.schema.declared import as_type
 from fondaco.schema.parse import branch_name, named_types, parse
 from fondaco.schema.resolution import ReadArray, ReadEnum, ReadMap, ReadRecord, ReadUnion, Refuse, Step, WrapUnion, resolve
 from fondaco.schema.types import Array, Enum, Field, Fixed, Map, Named, Primitive, Record, Type, Union
@@ -37,11 +38,11 @@ def check_compatible(old: object, new: object) -> None:
     """Refuse two schemas unless each can read every row of the other.
 
     Args:
-        old, new: Types, or Avro schemas as JSON text or dict.
+        old, new: Avro schemas (dict, JSON text), `pyarrow.Schema` or `Type`.
     Raises:
         SchemaResolutionError: names the place, which of the two cannot read the other's rows, and why.
     """
-    before, after = parse(old), parse(new)
+    before, after = as_type(old), as_type(new)
     _check_readable(before, after, "rows written before could not be read with the new schema")
     _check_readable(after, before, "rows of the new schema could not be read by those who have the earlier one")
 
@@ -52,7 +53,7 @@ def check_evolution(known: Sequence[object], new: object) -> None:
     Raises:
         SchemaResolutionError: as `check_compatible`; names the number of the schema that `new` conflicts with.
     """
-    after = parse(new)
+    after = as_type(new)
     for number, schema in enumerate(known, start=1):
         try:
             check_compatible(schema, after)
@@ -113,9 +114,9 @@ def superset(schemas: Sequence[object]) -> Type:
     """
     if not schemas:
         raise SchemaError("$", "a superset needs at least one schema")
-    merged = parse(schemas[0])
+    merged = as_type(schemas[0])
     for schema in schemas[1:]:
-        new = parse(schema)
+        new = as_type(schema)
         merged = parse(full_form(_Merger(merged, new).merge(merged, new, "$")))  # through text: one object a name, every rule checked again
     return merged
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fondaco.core.errors import SchemaResolutionError
+from fondaco.schema.declared import as_type
 from fondaco.schema.defaults import default_value
 from fondaco.schema.parse import branch_name
 from fondaco.schema.types import Array, Enum, Fixed, Map, Named, Primitive, PrimitiveKind, Record, Type, Union
@@ -131,7 +132,8 @@ class WrapUnion:
 
 @dataclass(eq=False, slots=True)
 class Skip:
-    """The writer's value of type `wire` is passed over, with the same checks as if it were read."""
+    """The writer's value of type `wire` is passed over. Only what says where it ends is checked (lengths, counts, union branches, ends of
+    varints); what lies between, such as text or a date, is not looked at."""
 
     wire: Type
 
@@ -147,13 +149,17 @@ class Refuse:
 Step = ReadPrimitive | ReadFixed | ReadEnum | ReadArray | ReadMap | ReadRecord | ReadUnion | WrapUnion | Skip | Refuse
 
 
-def resolve(writer: Type, reader: Type | None = None, *, match_names: bool = True) -> Step:
+def resolve(writer: object, reader: object = None, *, match_names: bool = True) -> Step:
     """The plan for reading rows of `writer` as `reader` (None: as they were written).
 
+    Args:
+        writer, reader: Avro schemas (dict, JSON text), `pyarrow.Schema` or `Type`.
+        match_names: False for schemas whose names were invented, as those of a `pyarrow.Schema` are.
     Raises:
         SchemaResolutionError: no row of the writer, or none of a field that every row has, can be read so; `path` names the place.
     """
-    return Resolver(match_names).step(writer, reader if reader is not None else writer, "$")
+    written = as_type(writer)
+    return Resolver(match_names).step(written, as_type(reader) if reader is not None else written, "$")
 
 
 class Resolver:

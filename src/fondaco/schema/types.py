@@ -186,13 +186,6 @@ class Record:
     doc: str | None = None
     properties: dict[str, object] = field(default_factory=dict)
 
-    def index_of(self, name: str) -> int | None:
-        """Position of the field `name`, or None."""
-        for index, member in enumerate(self.fields):
-            if member.name == name:
-                return index
-        return None
-
 
 Type = Primitive | Fixed | Enum | Array | Map | Union | Record
 Named = Fixed | Enum | Record

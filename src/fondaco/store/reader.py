@@ -40,7 +40,7 @@ from fondaco.core.errors import (
     StoreNotFoundError,
     VersionNotFoundError,
 )
-from fondaco.schema import as_type, full_form, superset
+from fondaco.schema import full_form, superset
 from fondaco.schema.columns import Columns
 from fondaco.store._version import OpenVersion, PackedValues
 from fondaco.store.compute import Operation, compute_scores
@@ -335,7 +335,7 @@ class _Shared:
     def __init__(self, schema: object, known: Sequence[object] | Mapping[int, object]) -> None:
         self.schema = schema
         numbered = known if isinstance(known, Mapping) else dict(enumerate(known, start=1))
-        self.known = {number: full_form(as_type(value)) for number, value in numbered.items()} if schema is None else {}
+        self.known = {number: full_form(value) for number, value in numbered.items()} if schema is None else {}
         self._superset = _superset(self.known)
         self._opened: WeakValueDictionary[tuple[int, str | None], OpenVersion] = WeakValueDictionary()
         self._lock = threading.Lock()  # while learning; versions are opened without it, because that may take long
@@ -360,7 +360,7 @@ class _Shared:
 
     def _learn(self, manifest: Manifest) -> str:
         """The superset of what was known and the version's schema."""
-        written, number = full_form(as_type(manifest.value_schema)), manifest.value_schema_id
+        written, number = full_form(manifest.value_schema), manifest.value_schema_id
         if self._superset is None or self.known.get(number) != written:
             # A schema never changes under its number: if it did, the store is another of the same name, and what was known is not its own.
             known = {number: written} if number in self.known else {**self.known, number: written}
