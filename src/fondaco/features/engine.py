@@ -21,10 +21,11 @@ from fondaco.core.errors import DataError, InputError
 from fondaco.features.checks import infer
 from fondaco.features.feature import dtype_named
 from fondaco.features.kinds import TIMESTAMP, ColumnType, Kind
-from fondaco.features.order import arrow_array, in_order, numbers_of
+from fondaco.features.merge import TiesError, newest_rows
+from fondaco.features.order import arrow_array, in_order, nulls_of, numbers_of, picked
 from fondaco.features.plan import Aggregate, Binding, Node, SetPlan, ViewPlan, aggregates_of
 from fondaco.features.record import RecordKeeper
-from fondaco.features.sql import LABELS, MOMENT, POSITION, Numbers, Source, Statement, numbers_probe, output, statements, tie_probe
+from fondaco.features.sql import LABELS, MOMENT, POSITION, Merge, Numbers, Source, Statement, numbers_probe, output, statements, tie_probe
 from fondaco.features.sqlnodes import Sql, all_of, case, col, fn, not_null, number, op, print_node, source_column, text_of
 from fondaco.features.table import Table, connect
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 TIE_PROBE_ROWS_MAX: Final = 50_000_000  # beyond it rows are taken to tie, which is always right and only slower: the probe holds 8 B a row
+MERGE_VALUES_MAX: Final = 1 << 25  # 256 MiB: larger sources are joined by DuckDB, which spills
 CONCURRENT_UNITS: Final = 2
 _SOURCE_NUMBERS: Final = itertools.count()
 
@@ -141,7 +143,7 @@ class Engine:
         columns = {}
         with self._session(unit) as session:
             for statement in session.statements():
-                table = in_order(session.query(text_of(statement.query)))
+                table = session.answer(statement)
                 assert table.num_rows == self._labels.num_rows, (
                     f"{unit.view.name}: {table.num_rows} rows for {self._labels.num_rows} labels"
                 )
@@ -152,7 +154,9 @@ class Engine:
     def _session(self, unit: Unit | None = None) -> Session:
         if unit is None:
             return Session(self._connection.cursor(), self._plan.name)
-        return Session(self._connection.cursor(), self._plan.name, unit, self._tables[unit.view_index], self._prepared, self._share)
+        limited = self._options.memory_limit is not None
+        table = self._tables[unit.view_index]
+        return Session(self._connection.cursor(), self._plan.name, unit, table, self._prepared, self._share, limited)
 
     def _prepare_labels(self) -> pa.Table:
         """Key columns, t in microseconds of UTC, and position; what else the labels carry never goes through the engine."""
@@ -216,7 +220,9 @@ class Session:
         table: Table | None = None,
         labels: pa.Table | None = None,
         share: Share | None = None,
+        memory_limited: bool = False,
     ) -> None:
+        self._memory_limited = memory_limited
         self._cursor, self._feature_set, self._unit, self._table, self._labels, self._share = (
             cursor,
             feature_set,
@@ -267,7 +273,45 @@ class Session:
         """The unit's statements; asks the data whether rows tie, where that matters."""
         assert self._unit is not None
         unit = self._unit
-        return statements(unit.view, unit.aggregates, unit.binding, Source(self._source, self._schema, self._has_ties, self._numbers))
+        return statements(
+            unit.view, unit.aggregates, unit.binding, Source(self._source, self._schema, self._has_ties, self._numbers, self._fits)
+        )
+
+    def answer(self, statement: Statement) -> pa.Table:
+        """The columns a0, a1, ... of a statement, in the labels' order."""
+        if statement.merge is None:
+            return in_order(self.query(text_of(statement.query)))
+        merged = self._merged(statement.query, statement.merge)
+        return merged if merged is not None else self.answer(statement.merge.join())
+
+    def _merged(self, query: exp.Query, merge: Merge) -> pa.Table | None:
+        """The answers of a lookup, or None if it has to be a join after all."""
+        labels = in_order(self.query(text_of(merge.labels)))
+        places = [labels[name] for name in (*merge.keys, "t")]
+        usable = np.ones(labels.num_rows, np.bool_)
+        for column in places:
+            if column.null_count:
+                usable &= ~nulls_of(column)
+        *wanted, moments = (numbers_of(column, np.int64) for column in places)
+        rows = self.query(text_of(query))
+        *keys, events = (numbers_of(rows[name], np.int64) for name in (*merge.keys, "e"))
+        rows = rows.select(list(dict.fromkeys(merge.values)))
+        try:
+            found = newest_rows(keys, events, wanted, moments, usable, strict=merge.strict)
+        except TiesError:
+            self._ties[False] = True
+            return None
+        if found is None:
+            return None
+        del keys, events, wanted, moments, labels, places  # half of what is held, and the answers are still to come
+        return pa.table({f"a{number}": picked(rows[name], found) for number, name in enumerate(merge.values)})
+
+    def _fits(self, columns: int) -> bool:
+        """Whether so many columns of the source may be held in memory: counted (a footer's matter for Parquet), before they are read."""
+        if self._memory_limited:
+            return False
+        count = self.query(text_of(exp.select(exp.alias_(fn("count", exp.Star()), "n")).from_(exp.to_table(self._source))))["n"][0].as_py()
+        return bool(count * columns <= MERGE_VALUES_MAX)
 
     def _has_ties(self, known: bool) -> bool:
         """Whether rows tie. Sorting 64-bit hashes costs a tenth of the join; equal hashes by chance only cost time, never answers."""

@@ -40,13 +40,38 @@ def _scattered(column: pa.ChunkedArray, positions: npt.NDArray[np.int64]) -> pa.
         places = positions[start : start + len(chunk)]
         values[places] = _raw(chunk, kind)
         if chunk.null_count:
-            missing[places] = np.unpackbits(_bits(chunk), count=len(chunk) + chunk.offset % 8, bitorder="little")[chunk.offset % 8 :] == 0
+            missing[places] = _missing(chunk)
         start += len(chunk)
     return arrow_array(values, column.type, ~missing if column.null_count else None)
 
 
+def picked(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.Array:
+    """The numbers at `rows`, null where that is -1."""
+    kind = column.type.to_pandas_dtype()
+    if len(column) == 0:
+        return pa.nulls(len(rows), column.type)
+    valid = rows >= 0
+    if column.null_count:
+        valid &= ~nulls_of(column)[rows]
+    return arrow_array(numbers_of(column, kind)[rows], column.type, None if valid.all() else valid)
+
+
+def nulls_of(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which values are null."""
+    return np.concatenate([np.empty(0, np.bool_), *(_missing(chunk) for chunk in column.chunks)])
+
+
+def _missing(chunk: pa.Array) -> npt.NDArray[np.bool_]:
+    if not chunk.null_count:
+        return np.zeros(len(chunk), np.bool_)
+    skipped = chunk.offset % 8
+    bits = np.unpackbits(_bits(chunk), count=len(chunk) + skipped, bitorder="little")[skipped:]
+    missing: npt.NDArray[np.bool_] = bits == 0
+    return missing
+
+
 def numbers_of(column: pa.ChunkedArray, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A column of numbers without nulls as one fresh array."""
+    """A column of numbers as one fresh array; where it is null, it holds anything."""
     return np.concatenate([np.empty(0, kind), *(_raw(chunk, kind) for chunk in column.chunks)])
 
 

@@ -5,6 +5,7 @@ How a group is computed is chosen from the plan, and from one fact of the data (
 | strategy | for | how |
 |---|---|---|
 | static | sources without a time | GROUP BY key, join |
+| merge | newest row, no known time, if its rows are numbers and fit in memory | sorted and searched in NumPy (`merge`) |
 | lookup | newest row, no known time | ASOF join; ties are sorted out before, if there are any |
 | frames | windows without known time; whole histories with one | window functions over labels and rows in one order |
 | sweep | sliding windows with a known time, of sums and counts | all that came up to t, less all that left up to t: running sums |
@@ -73,13 +74,25 @@ class Source:
     """What the printer has to know of a view's source: its name in the connection, its schema, and two facts, asked only where they matter.
 
     `ties(known)`: whether two rows have the same key and event time (and, with `known`, known time).
-    `numbers(value)`: what the values of a float expression are like.
+    `numbers(value)`: what the values of a float expression are like. `fits(columns)`: whether so many columns of its rows fit in memory.
     """
 
     name: str
     schema: dict[str, ColumnType]
     ties: Callable[[bool], bool]
     numbers: Callable[[Sql], Numbers]
+    fits: Callable[[int], bool] = lambda _: False
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How a lookup is answered without a join: the statement's query gives rows (keys, e, values), `labels` labels (rid, keys, t, u)."""
+
+    labels: exp.Query
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    strict: bool
+    join: Callable[[], Statement]
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Statement:
     strategy: str
     query: exp.Query
     aggregates: tuple[Aggregate, ...]
+    merge: Merge | None = None
 
     def text(self, *, pretty: bool = False) -> str:
         """The SQL, in DuckDB's dialect."""
@@ -386,13 +400,33 @@ def _counted(group: _Group, node: Aggregate, value: Sql, table: str) -> Sql:
 
 
 def _lookup(group: _Group) -> Statement:
-    """ASOF join of the labels with the rows that count."""
-    first = group.members[0]
+    """The newest row: by a merge in memory where that can be done, otherwise by a join."""
+    kinds = [*group.view.key.kinds, *(group.kind(node) for node in group.members)]
+    if all(_is_plain(node) for node in group.members) and all(kind in (INT, FLOAT, TIMESTAMP) for kind in kinds):
+        values = _looked_up(group)
+        rows = group.scan(("e", group.event()), where=group.condition(group.members[0]))
+        if group.source.fits(len(group.keys) + 1 + len(group.columns)):
+            names = tuple(values[node] for node in group.members)
+            fresh = _Group(group.view, group.binding, group.source, group.members)
+            merge = Merge(group.labels(), tuple(group.keys), names, group.members[0].closed == "left", lambda: _joined(fresh))
+            return Statement("merge", rows, group.members, merge)
+        group.columns.clear()
+    return _joined(group)
+
+
+def _looked_up(group: _Group) -> dict[Aggregate, str]:
     values = {}
     for node in group.members:
         assert node.value is not None
         value, kind = group.printed(node.value)
         values[node] = group.column(cast(value, duckdb_type(kind)) if kind.name == "null" else value)
+    return values
+
+
+def _joined(group: _Group) -> Statement:
+    """ASOF join of the labels with the rows that count."""
+    first = group.members[0]
+    values = _looked_up(group)
     event = group.event()
     if group.source.ties(False):
         packed = struct({name: value.copy() for name, value in group.columns.items()})
@@ -415,9 +449,13 @@ def _lookup(group: _Group) -> Statement:
 
 def _found(group: _Group, node: Aggregate, value: Sql) -> Sql:
     """The newest row's value. The join gives null where there is none, or no whole key or time: most lookups need to say no more."""
-    if node.default is None and node.max_age_us is None and node.window_us is None:
+    if _is_plain(node):
         return value
     return group.finish(node, value, _in_age(node, col("e", "s")), "l")
+
+
+def _is_plain(node: Aggregate) -> bool:
+    return node.default is None and node.max_age_us is None and node.window_us is None
 
 
 def _in_age(node: Aggregate, event: Sql) -> Sql:
