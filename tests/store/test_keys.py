@@ -16,7 +16,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fondaco.core.errors import KeyTypeError, SchemaError
+from fondaco.core.errors import ColumnNotFoundError, KeyTypeError, SchemaError
 from fondaco.store.keys import EncodedKeys, KeyCodec
 
 ROUTE = {
@@ -222,6 +222,82 @@ def test_a_key_schema_comes_in_many_forms_and_survives_json(spec, kind, names):
     assert (codec.kind, codec.names) == (kind, names)
     assert KeyCodec(codec.to_json()) == codec
     assert KeyCodec(codec.to_json()).names == names
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        (int, "long"),
+        (str, "string"),
+        (bytes, "bytes"),
+        (pa.int64(), "long"),
+        (pa.int32(), "int"),
+        (pa.string(), "string"),
+        (pa.binary(), "bytes"),
+        (pa.date32(), "other"),
+        (pa.struct([("a", pa.int64()), ("b", pa.string())]), "record"),
+    ],
+)
+def test_types_of_python_and_arrow_are_key_schemas(spec, kind):
+    assert KeyCodec(spec).kind == kind
+    assert KeyCodec(spec) == KeyCodec(KeyCodec(spec).to_json())
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("double", "$"),
+        ("float", "$"),
+        (pa.float64(), "$"),
+        ({"type": "map", "values": "long"}, "$"),
+        ({"type": "array", "items": "double"}, r"$[]"),
+        (pa.schema([("a", pa.int64()), ("b", pa.float32())]), "$.b"),
+        ({"type": "record", "name": "K", "fields": [{"name": "a", "type": ["null", {"type": "map", "values": "int"}]}]}, "$.a"),
+    ],
+)
+def test_types_whose_equal_values_have_unequal_bytes_are_no_keys(spec, path):
+    with pytest.raises(SchemaError, match="cannot be in a key") as caught:
+        KeyCodec(spec)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("keys", [5, None, 1.5, "JFK", {"origin": "JFK", "number": 7}])
+def test_one_key_is_not_many(keys):
+    for spec in ("long", ROUTE):
+        with pytest.raises(KeyTypeError, match=r"got one .*get\(\) takes one key"):
+            KeyCodec(spec).encode_many(keys)
+
+
+def test_record_keys_come_as_lists_and_as_columns_of_any_kind():
+    codec = KeyCodec(ROUTE)
+    expected = [by_fastavro(ROUTE, key) for key in ROUTES]
+    columns = {"number": [7, -1, 2**31 - 1], "origin": ["JFK", "Ünal", ""]}
+    lists = [[key["origin"], key["number"]] for key in ROUTES]
+    for keys in (
+        lists,
+        columns,
+        pd.DataFrame(columns),
+        pl.DataFrame(columns),
+        {"number": np.array(columns["number"]), "origin": columns["origin"]},
+    ):
+        assert slices(codec.encode_many(keys)) == expected, type(keys)
+    assert codec.encode(["JFK", 7]) == expected[0]
+    with pytest.raises(ColumnNotFoundError, match="no column 'origin' in the keys"):
+        codec.encode_many(pd.DataFrame({"number": [1]}))
+    with pytest.raises(KeyTypeError, match=r"null as its field 'number' \(position 1\)"):
+        codec.encode_many({"number": [1, None], "origin": ["a", "b"]})
+
+
+def test_single_keys_come_as_a_column_of_any_table():
+    for keys in ({"key": [1, 2]}, pd.DataFrame({"x": [0, 0], "key": [1, 2]}), pl.DataFrame({"key": [1, 2]})):
+        assert slices(KeyCodec("long").encode_many(keys)) == slices(KeyCodec("long").encode_many([1, 2]))
+    with pytest.raises(ColumnNotFoundError, match="no column 'key'"):
+        KeyCodec("long").encode_many(pa.table({"x": [1]}))
+
+
+def test_an_array_of_two_dimensions_is_not_many_keys():
+    with pytest.raises(KeyTypeError, match=r"an array of shape \(2, 2\)"):
+        KeyCodec("long").encode_many(np.ones((2, 2), np.int64))
 
 
 @pytest.mark.parametrize("spec", ["null", ["null", "long"], "longs", {"type": "record", "name": "Empty", "fields": []}, 7, "{"])

@@ -10,7 +10,7 @@ Codecs are immutable; any thread may use one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fondaco.core.errors import DataError, KeyTypeError, SchemaError
+from fondaco.core.errors import ColumnNotFoundError, DataError, KeyTypeError, RowError, SchemaError
 from fondaco.store import _kernels
 from fondaco.store.basefile import address_of, varint
 
@@ -31,6 +31,7 @@ DEFAULT_NAME: Final = "key"
 _SIMPLE: Final = ("int", "long", "string", "bytes")
 _NAMED_TYPES: Final = ("record", "error", "enum", "fixed", "array", "map")  # a dict with one of these as "type" is a type, not a field
 _INT_BOUNDS: Final = {"int": (-(1 << 31), (1 << 31) - 1), "long": (-(1 << 63), (1 << 63) - 1)}
+_PYTHON_TYPES: Final[dict[type, str]] = {int: "long", str: "string", bytes: "bytes"}
 _SHOWN_MAX: Final = 120  # characters of a key in a message
 
 
@@ -60,10 +61,11 @@ class KeyCodec:
     def __init__(self, spec: object) -> None:
         """
         Args:
-            spec: "long", "int", "string", "bytes"; a record as Avro dict, JSON or `pa.Schema`; one named key as `pa.Field` or
-                `{"name": "member_id", "type": "long"}`; any other Avro type; or what `to_json` gave.
+            spec: "long", "int", "string", "bytes", or the Python types int (a long), str, bytes; a record as Avro dict, JSON, `pa.Schema`
+                or `pa.struct`; one named key as `pa.Field` or `{"name": "member_id", "type": "long"}`; any other Avro type or
+                `pa.DataType`; or what `to_json` gave.
         Raises:
-            SchemaError: not a key schema.
+            SchemaError: not a key schema. Floats and maps are none, at any depth: equal keys would differ in their bytes.
         """
         name, self.schema = _parse(spec)
         self.kind: KeyKind = _kind(self.schema)
@@ -155,7 +157,7 @@ class KeyCodec:
             if unknown := [name for name in key if name not in self.names]:
                 raise KeyTypeError(f"{_shown(key)} (no such field: {unknown[0]!r})", self.expected)
             return key
-        if isinstance(key, tuple) and len(key) == len(self.names):
+        if isinstance(key, (tuple, list)) and len(key) == len(self.names):
             return dict(zip(self.names, key, strict=True))
         raise self._wrong(key)
 
@@ -165,15 +167,18 @@ class KeyCodec:
         """Encode and hash many keys; the order is kept, repeats are fine.
 
         Args:
-            keys: a list or any iterable of keys as `encode` takes them; a NumPy array; an Arrow array or chunked array; for a record key
-                also a struct array, a table or a batch with the key's columns; anything with `to_numpy()` (pandas, Polars).
+            keys: a list or any iterable of keys as `encode` takes them; a NumPy array; an Arrow array or chunked array; anything with
+                `to_numpy()` (pandas, Polars); a table or batch (Arrow, pandas, Polars) or a dict of columns with the key's columns; for a
+                record key also a struct array.
         Raises:
-            KeyTypeError: one key does not fit; the message names its position.
+            KeyTypeError: one key does not fit; the message names its position. ColumnNotFoundError: a table without the key's columns.
         """
-        if isinstance(keys, (pa.Table, pa.RecordBatch)):
-            keys = keys.column(self.names[0]) if self.kind != "record" else keys
-        elif isinstance(keys, (str, bytes, Mapping)):
-            raise KeyTypeError(f"one {type(keys).__name__}, {_shown(keys)}", f"many keys: a list or an array of {self.expected}")
+        if _is_table(keys):
+            keys = self._columns(keys)
+        elif isinstance(keys, (str, bytes, Mapping)) or not isinstance(keys, Iterable):
+            raise KeyTypeError(
+                f"one {type(keys).__name__}, {_shown(keys)}; get() takes one key", f"{self.expected}, many in a list or array"
+            )
         elif not isinstance(keys, (pa.Array, pa.ChunkedArray, np.ndarray)) and hasattr(keys, "to_numpy"):
             keys = keys.to_numpy()
         if self.kind in _INT_BOUNDS:
@@ -181,6 +186,19 @@ class KeyCodec:
         if self.kind in ("string", "bytes"):
             return _encode_blobs(self._blobs(keys))
         return self._encode_rows(keys)
+
+    def _columns(self, table: Any) -> Any:
+        """The key's columns of any kind of table: a table for a record key, otherwise the one column."""
+        names = [str(name) for name in _column_names(table)]
+        for name in self.names:
+            if name not in names:
+                raise ColumnNotFoundError(name, tuple(names), "the keys")
+        if self.kind != "record":
+            return table[self.names[0]]
+        try:
+            return pa.table({name: table[name] for name in self.names})
+        except (pa.ArrowException, TypeError, ValueError) as exc:
+            raise KeyTypeError(f"columns that make no table ({exc})", self.expected) from exc
 
     def encode_integers(self, values: npt.NDArray[np.int64]) -> EncodedKeys:
         """Encode keys of an int or long store that were checked already; int64 [n]."""
@@ -197,7 +215,7 @@ class KeyCodec:
             self._refuse_nulls(keys)
             array = keys.to_numpy(zero_copy_only=False) if isinstance(keys, pa.Array) else keys.to_numpy()
         elif isinstance(keys, np.ndarray) and keys.dtype != object:
-            array = keys.reshape(-1)
+            array = self._flat(keys)
         else:
             values = list(keys)
             if set(map(type, values)) - {int}:
@@ -233,7 +251,7 @@ class KeyCodec:
                 except pa.ArrowInvalid as exc:
                     raise KeyTypeError(f"text that is not UTF-8 ({exc})", self.expected) from exc
             return array.cast(pa.large_binary())
-        values = keys.reshape(-1).tolist() if isinstance(keys, np.ndarray) else list(keys)
+        values = self._flat(keys).tolist() if isinstance(keys, np.ndarray) else list(keys)
         if set(map(type, values)) - {python_type}:
             values = [self._checked(self._plain, key, position) for position, key in enumerate(values)]
         try:
@@ -242,6 +260,11 @@ class KeyCodec:
             for position, key in enumerate(values):
                 self._checked(self.encode, key, position)
             raise
+
+    def _flat(self, keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if keys.ndim != 1:
+            raise KeyTypeError(f"an array of shape {keys.shape}", f"{self.expected}, many in a list or an array of shape [n]")
+        return keys
 
     def _plain(self, key: Any) -> str | bytes:
         self.encode(key)  # the check
@@ -253,6 +276,8 @@ class KeyCodec:
         if table is not None:
             try:
                 data, offsets = self._codec.encode_columns(table)
+            except RowError as exc:
+                raise KeyTypeError(f"{exc.value} as its field {exc.field!r} (position {exc.row})", self.expected) from exc
             except DataError as exc:
                 raise KeyTypeError(str(exc), self.expected) from exc
         else:
@@ -289,7 +314,7 @@ class KeyCodec:
         try:
             return convert(key)
         except KeyTypeError as exc:
-            raise KeyTypeError(f"{exc.key} (position {position})", self.expected) from None
+            raise KeyTypeError(f"{exc.key} (position {position})", self.expected) from exc.__cause__
 
     def _wrong(self, key: Any) -> KeyTypeError:
         return KeyTypeError(f"{type(key).__name__} {_shown(key)}", self.expected)
@@ -331,6 +356,12 @@ class KeyCodec:
 def _parse(spec: object) -> tuple[str | None, Type]:
     from fondaco.schema.parse import parse
 
+    if isinstance(spec, type) and spec in _PYTHON_TYPES:
+        spec = _PYTHON_TYPES[spec]
+    if isinstance(spec, pa.StructType):
+        spec = pa.schema(list(spec))
+    if isinstance(spec, pa.DataType):
+        spec = pa.field(DEFAULT_NAME, spec)
     if isinstance(spec, (pa.Field, pa.Schema)):
         return _from_arrow(spec)
     if isinstance(spec, str) and spec.lstrip()[:1] in ("{", '"', "["):
@@ -353,9 +384,37 @@ def _from_arrow(spec: pa.Field | pa.Schema) -> tuple[str | None, Type]:
     return spec.name, record.fields[0].type
 
 
+def _refuse_ambiguous(schema: Type, path: str = "$", inside: tuple[Type, ...] = ()) -> None:
+    """Refuse types whose equal values have unequal bytes: 0.0 and -0.0, two NaNs, the entries of a map in another order."""
+    from fondaco.schema.types import Array, Fixed, Map, Primitive, Record, Union, Vector
+
+    if any(schema is outer for outer in inside):
+        return
+    inside = (*inside, schema)
+    if isinstance(schema, Primitive) and schema.kind in ("float", "double"):
+        raise SchemaError(
+            path, f"a {schema.kind} cannot be in a key: 0.0 and -0.0 are equal and would be two keys; use a long, decimal or string"
+        )
+    if isinstance(schema, Map):
+        raise SchemaError(
+            path, "a map cannot be in a key: its entries have no order, so equal maps would be two keys; use a record or an array"
+        )
+    if isinstance(schema, Fixed) and isinstance(schema.logical, Vector):
+        raise SchemaError(path, "a vector cannot be in a key: keys are compared by their bytes; use an id and keep the vector in the value")
+    if isinstance(schema, Record):
+        for member in schema.fields:
+            _refuse_ambiguous(member.type, f"{path}.{member.name}", inside)
+    elif isinstance(schema, Array):
+        _refuse_ambiguous(schema.items, f"{path}[]", inside)
+    elif isinstance(schema, Union):
+        for branch in schema.branches:
+            _refuse_ambiguous(branch, path, inside)
+
+
 def _kind(schema: Type) -> KeyKind:
     from fondaco.schema.types import Primitive, Record, Union
 
+    _refuse_ambiguous(schema)
     if isinstance(schema, Record):
         if not schema.fields:
             raise SchemaError("$", "a key record needs at least one field")
@@ -408,6 +467,21 @@ def _encode_blobs(array: pa.Array) -> EncodedKeys:
     out = np.empty(int(starts[-1] - starts[0]) + 10 * count, np.uint8)
     used = _kernels.encode_blobs(data.address if data is not None else 0, starts, out, address_of(out), offsets, hashes)
     return EncodedKeys(out[:used], offsets, hashes)
+
+
+def _column_names(table: Any) -> list[Any]:
+    if isinstance(table, (pa.Table, pa.RecordBatch)):
+        return list(table.schema.names)
+    return list(table if isinstance(table, Mapping) else table.columns)
+
+
+def _is_table(keys: Any) -> bool:
+    if isinstance(keys, Mapping):  # of columns, and not one key
+        return bool(keys) and all(
+            isinstance(column, (list, np.ndarray, pa.Array, pa.ChunkedArray)) or hasattr(column, "to_numpy") for column in keys.values()
+        )
+    # a pandas or Polars table has `columns`, a series has not
+    return isinstance(keys, (pa.Table, pa.RecordBatch)) or (hasattr(keys, "columns") and hasattr(keys, "to_numpy"))
 
 
 def _is_text(kind: pa.DataType) -> bool:
