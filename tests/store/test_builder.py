@@ -69,6 +69,53 @@ def test_memory_stays_below_the_stated_bound_for_far_more_rows_than_fit_into_it(
     assert grown < bound
 
 
+# Pushes rows that are far larger in memory than their file or their number says, and reports by how much that raised the highest memory.
+WIDE_PROGRAM = """
+import sys
+import pyarrow as pa
+from pyarrow import parquet
+import fondaco as fd
+
+WIDE = 1 << 20
+
+def peak_bytes():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) << 10
+
+INPUTS = {
+    "mappings": lambda path, rows: ({"key": key, "text": "x" * WIDE} for key in range(rows)),
+    "dictionary of Parquet": lambda path, rows: written(path, rows),
+    "dictionary of Arrow": lambda path, rows: columns(rows),
+}
+
+def columns(rows):
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * WIDE]))
+    return pa.table({"key": range(rows), "text": text})
+
+def written(path, rows):
+    parquet.write_table(columns(rows), path + "/t.parquet")
+    return path + "/t.parquet"
+
+with fd.open(sys.argv[1]) as platform:
+    store = platform.create_store("s", value=pa.schema([("text", pa.string())]), partitions=2, compression="zstd")  # mapped files would count
+    data = INPUTS[sys.argv[2]](sys.argv[1], 600)
+    store.push(INPUTS[sys.argv[2]](sys.argv[1] + "/..", 8))
+    before = peak_bytes()
+    assert store.push(data).raw_bytes >= 600 * WIDE
+    print(peak_bytes() - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["mappings", "dictionary of Parquet", "dictionary of Arrow"])
+def test_memory_is_bounded_by_the_bytes_of_rows_and_not_by_their_number_or_the_size_of_a_file(tmp_path: Path, kind: str) -> None:
+    batch_bytes, home = 4 << 20, tmp_path / "platform"
+    home.mkdir()
+    (home / "fondaco.toml").write_text(f"[store]\nbatch_bytes = {batch_bytes}\nsample_bytes = {1 << 20}\n")
+    answer = subprocess.run([sys.executable, "-c", WIDE_PROGRAM, str(home), kind], capture_output=True, text=True, check=True).stdout
+    assert int(answer) < 12 * batch_bytes
+
+
 def _builder(directory: Path, on_duplicate: OnDuplicate = OnDuplicate.FAIL) -> VersionBuilder:
     return VersionBuilder(directory, KeyCodec("long"), partitions=3, requested="auto", sample_bytes=4 << 20, on_duplicate=on_duplicate)
 

@@ -9,7 +9,9 @@ what the caller's own input takes, stays below
   + partitions x min(1 MiB, 64 MiB / partitions)   buffers of the base file writers
   + 32 bytes x records of one partition      indexes of the two partitions that are sealed at a time
 
-and does not depend on the rows otherwise: they go straight to the files. A single row larger than batch_bytes counts as a chunk.
+and does not depend on the rows otherwise: they go straight to the files. Bytes are those of the rows unpacked: a text of a dictionary
+counts as often as it comes, and mappings by what they hold. Two things are larger than batch_bytes and then stand in its place: a single
+row, and the batch of a Parquet file in which the rows become longer than in the batches before it (by as much as they do).
 
 A builder belongs to one thread and is a context manager; leaving it without `seal` removes the files.
 """
