@@ -1,9 +1,9 @@
 """Encoder: a chunk of input becomes key bytes and value bytes, or an error that names row, field, value and expectation.
 
 Which column is the key: the columns named as the store's key (a record key: as its fields, or one struct column `key`); for a single key
-also the one column that is no field of the value. A column may be both key and field. Every other column must be a field, and every field
-a column: a name that is neither is refused, because it is more often a slip than a wish. A mapping may leave out a field with a default,
-as JSON leaves out nulls.
+that was given no name of its own also the one column that is no field of the value. A column may be both key and field. Every other
+column must be a field: a name that is neither is refused, because it is more often a slip than a wish. Only fields with a default may be
+left out, by columns and, as JSON leaves out nulls, row by row by mappings.
 
 One encoder serves one push, in one thread.
 """
@@ -21,7 +21,8 @@ import pyarrow as pa
 from fondaco.core.errors import ColumnNotFoundError, DataError, InputError, KeyTypeError, RowError, near_name
 from fondaco.store.basefile import RECORD_BYTES_MAX
 from fondaco.store.inputs import Chunk
-from fondaco.store.keys import EncodedKeys, KeyCodec
+from fondaco.store.keys import DEFAULT_NAME, EncodedKeys, KeyCodec
+from fondaco.store.whole_numbers import integer_fields, with_whole_numbers
 
 if TYPE_CHECKING:
     from fondaco.schema import Codec
@@ -56,15 +57,17 @@ class RowEncoder:
             schema: of the chunks; None if they are lists of mappings.
         Raises:
             ColumnNotFoundError, InputError: columns and fields do not match.
-            DataError: a column's type cannot hold what the schema asks for; found without reading a row.
+            RowError: a column's type cannot hold what the schema asks for; `row` is None, it is found without reading one.
         """
         self._store, self._key, self._value = store, key, value
         self._fields = frozenset(value.fields)
+        self._required = frozenset(member.name for member in value.schema.fields if not member.has_default)  # type: ignore[union-attr]
+        self._integers = integer_fields(value.schema)
         self._key_columns: Sequence[str] = ()
         if schema is not None:
             self._key_columns = self._find_key(schema.names)
             self._check_columns(schema.names)
-            self.encode(pa.RecordBatch.from_pylist([], schema=schema), 0)
+            self._check_types(schema)
 
     def encode(self, chunk: Chunk, first_row: int) -> Encoded:
         """Encode one chunk; `first_row` is the position of its first row in the input.
@@ -93,9 +96,11 @@ class RowEncoder:
                 return (RECORD_KEY_COLUMN,)
             raise ColumnNotFoundError(missing[0], tuple(names), f"the data pushed to store {self._store!r}, whose key it is part of")
         others = [name for name in names if name not in self._fields]
-        if len(others) == 1:
+        named = self._key.name != DEFAULT_NAME  # then another column is not the key, but a slip or one column too many
+        slip = len(others) == 1 and near_name(others[0], [field for field in self._fields if field not in names]) is not None
+        if len(others) == 1 and not named and not slip:
             return others
-        if not others:
+        if not others or named or slip:
             raise ColumnNotFoundError(self._key.name, tuple(names), f"the data pushed to store {self._store!r}, whose key it is")
         raise InputError(
             f"which of the columns {', '.join(map(repr, others))} is the key of store {self._store!r}? Call it {self._key.name!r}, "
@@ -105,10 +110,39 @@ class RowEncoder:
     def _check_columns(self, names: Sequence[str]) -> None:
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(f"the data pushed to store {self._store!r} has two columns called {repeated[0]!r}")
+        unknown = [name for name in names if name not in self._fields and name not in self._key_columns]
         for field in self._value.fields:
-            if field not in names:
+            # A field with a default may be left out, unless some column looks like it: then that is a slip.
+            if field not in names and (field in self._required or near_name(field, unknown)):
                 raise ColumnNotFoundError(field, tuple(names), f"the data pushed to store {self._store!r}")
-        self._refuse_unknown([name for name in names if name not in self._fields and name not in self._key_columns])
+        self._refuse_unknown(unknown)
+
+    def _check_types(self, schema: pa.Schema) -> None:
+        """Encode no rows: what is wrong then is wrong with the columns."""
+        batch = pa.RecordBatch.from_arrays([pa.nulls(0, member.type) for member in schema], schema=schema)
+        try:
+            self._key.encode_many(self._key_input(batch))
+        except KeyTypeError as exc:
+            if isinstance(exc.__cause__, RowError):
+                raise self._wrong_column(exc.__cause__, schema) from exc
+            name = self._key_columns[0]
+            if name not in self._key.names and self._key.kind != "record":  # only a guess, and a wrong one
+                raise ColumnNotFoundError(
+                    self._key.names[0], schema.names, f"the data pushed to store {self._store!r}, whose key it is"
+                ) from exc
+            found = f"a column of Arrow type {schema.field(name).type}; cast it"
+            raise RowError(None, name, found, self._key.expected) from exc
+        try:
+            self._value.encode_columns(with_whole_numbers(batch, self._integers, 0))
+        except RowError as exc:
+            raise self._wrong_column(exc, schema) from exc
+
+    def _wrong_column(self, exc: RowError, schema: pa.Schema) -> RowError:
+        from fondaco.store.values import columns_of  # which needs this module's Encoded
+
+        wanted = columns_of(self._value, self._key)
+        remedy = f"; cast the column to {wanted.field(exc.field).type}" if exc.field in wanted.names else "; cast the column"
+        return RowError(None, exc.field, f"{exc.value}{remedy}", exc.expected)
 
     def _refuse_unknown(self, unknown: Sequence[str]) -> None:
         if unknown:
@@ -120,7 +154,7 @@ class RowEncoder:
     # -- batches --------------------------------------------------------------------------------------------------------------------
 
     def _encode_batch(self, batch: pa.RecordBatch, first_row: int) -> Encoded:
-        values, offsets = self._value.encode_columns(batch, first_row=first_row)
+        values, offsets = self._value.encode_columns(with_whole_numbers(batch, self._integers, first_row), first_row=first_row)
         return Encoded(first_row, self._encode_keys(self._key_input(batch), first_row), values, offsets)
 
     def _key_input(self, batch: pa.RecordBatch) -> pa.Array | pa.Table:
@@ -132,18 +166,26 @@ class RowEncoder:
         try:
             return self._key.encode_many(keys)
         except KeyTypeError as exc:
-            position = self._first_wrong(keys)
-            if position is None:
+            wrong = self._first_wrong(keys)
+            if wrong is None:
                 raise
-            value = exc.key.removesuffix(f" (position {position})")
-            raise RowError(first_row + position, ", ".join(self._key_columns or self._key.names), value, exc.expected) from exc
+            position, why = wrong
+            inside = why.__cause__
+            if isinstance(inside, RowError):
+                raise RowError(first_row + position, inside.field, inside.value, inside.expected) from exc
+            found = why.key.replace("NoneType None", "null")
+            raise RowError(first_row + position, ", ".join(self._key_columns or self._key.names), found, why.expected) from exc
 
-    def _first_wrong(self, keys: Any) -> int | None:
-        for position, key in enumerate(keys.to_pylist() if hasattr(keys, "to_pylist") else keys):
+    def _first_wrong(self, keys: Any) -> tuple[int, KeyTypeError] | None:
+        if isinstance(keys, pa.Table):
+            keys = keys.to_struct_array()
+        for position, key in enumerate(keys):
             try:
-                self._key.encode(key)
-            except KeyTypeError:
-                return position
+                self._key.encode(key.as_py() if isinstance(key, pa.Scalar) else key)
+            except KeyTypeError as exc:
+                return position, exc
+            except UnicodeDecodeError:
+                return position, KeyTypeError("text that is not UTF-8", self._key.expected)
         return None
 
     # -- mappings -------------------------------------------------------------------------------------------------------------------
