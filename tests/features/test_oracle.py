@@ -36,6 +36,13 @@ class Pair(ft.Entity):
     number: int
 
 
+class Place(ft.Entity):
+    """A composite key of whole numbers."""
+
+    letter: int
+    number: int
+
+
 def keys() -> st.SearchStrategy[tuple[str | None, int | None]]:
     return st.tuples(st.sampled_from(["a", "b", "é", None]), st.sampled_from([1, 2, None]))
 
@@ -178,6 +185,34 @@ def test_every_aggregate_equals_the_oracle(known: bool, data: st.DataObject) -> 
     refresh = data.draw(st.sampled_from(["stream", "4us", "daily@00:00"]))
     view = make_view(table, {f"f{number}": member for number, member in enumerate(chosen)}, refresh)
     assert_equal_to_oracle(ft.FeatureSet("random", [view]), data.draw(labels_for(base)))
+
+
+@settings(ENGINE, max_examples=60)
+@given(data=st.data())
+def test_newest_rows_by_numbers_equal_the_oracle(data: st.DataObject) -> None:
+    rows = data.draw(tables(wild=True, known=False))
+    base = rows["base"][0].as_py() if rows.num_rows else 0
+    labels = data.draw(labels_for(base))
+    if data.draw(st.booleans()):  # without ties
+        moments = [(row["name"], row["number"], row["event"]) for row in rows.to_pylist()]
+        rows = rows.take(pa.array([index for index, moment in enumerate(moments) if moment not in moments[:index]], pa.int64()))
+
+    def numbered(table: pa.Table) -> pa.Table:
+        letters = [{"a": -4, "b": 7, "é": 1 << 40}.get(name) for name in table["name"].to_pylist()]
+        return table.append_column("letter", pa.array(letters, pa.int64())).drop_columns(["name"])
+
+    table = ft.Table(numbered(rows.drop_columns(["base", "known"])), time="event", key=Place)
+    where = data.draw(st.sampled_from([None, table.c.i > 0, table.c.b]))
+    closed = data.draw(st.sampled_from(["right", "left"]))
+    members = {
+        "x": table.c.x.last(where=where, closed=closed),
+        "i": table.c.i.last(where=where, closed=closed),
+        "seen": table.c.event.last(where=where, closed=closed),
+        "some": table.c.x.latest(where=where, skip_null=True),
+    }
+    refresh = data.draw(st.sampled_from(["stream", "4us", "daily@00:00"]))
+    view = types.new_class("Random", (ft.View[Place],), {"source": table, "refresh": refresh}, lambda body: body.update(members))
+    assert_equal_to_oracle(ft.FeatureSet("random", [view]), numbered(labels))
 
 
 @settings(ENGINE, max_examples=25)
