@@ -1,6 +1,8 @@
 import errno
 import multiprocessing
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,19 @@ def test_a_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
     child.join()
     with FileLock(tmp_path / "push.lock") as lock:
         assert lock.held
+
+
+def test_threads_that_write_the_same_file_at_once_all_succeed(tmp_path: Path) -> None:
+    path, contents = tmp_path / "FONDACO", [bytes([65 + number]) * 1000 for number in range(8)]
+    start = threading.Barrier(len(contents))
+
+    def write(content: bytes) -> None:
+        start.wait(30)
+        for _ in range(20):
+            write_atomically(path, content)
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        for written in [pool.submit(write, content) for content in contents]:
+            written.result()
+    assert path.read_bytes() in contents
+    assert [entry.name for entry in tmp_path.iterdir()] == ["FONDACO"]

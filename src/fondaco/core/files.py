@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         DiskFullError, ReadOnlyError: nothing was replaced.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # not the process's id: threads write the same file too
     with os_errors(path):
         try:
             with open(temporary, "wb") as file:

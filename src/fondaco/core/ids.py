@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import re
 import secrets
 from typing import NewType
@@ -20,9 +22,21 @@ def check_name(noun: str, name: str) -> str:
     Raises:
         InputError: it cannot.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a {noun}: use a letter, then letters, digits, '_', '-' or '.', 128 at most")
     return name
+
+
+def check_version_number(version: object) -> VersionNumber:
+    """Return `version` as an int if it is a whole number, a NumPy one included.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(version, bool):
+        with contextlib.suppress(TypeError):
+            return VersionNumber(operator.index(version))  # type: ignore[arg-type]  # what is no number is what we ask for
+    raise InputError(f"a version is a whole number, as 3, not {version!r}")
 
 
 def new_push_id() -> str:
