@@ -24,6 +24,7 @@ EXAMPLES = [
     errors.PushKilledError("members", "p1"),
     errors.LockedError("push.lock", 77),
     errors.NotAPlatformError("d", "it holds other files"),
+    errors.NotAPlatformError("d", "it is empty", "Make one."),
     errors.FormatVersionError("d", 2, 1),
     errors.CorruptFileError("part-00000.base", "heap", "checksum differs"),
     errors.ReadOnlyError("d"),

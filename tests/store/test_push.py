@@ -92,6 +92,10 @@ def test_the_manifest_holds_exact_counts_and_what_the_version_was_built_from(sto
     assert store.versions()[0].as_of == datetime(2026, 1, 2, tzinfo=UTC)
 
 
+def test_the_moment_of_a_push_may_be_written_as_text(store: fd.Store) -> None:
+    assert store.push(_table(1), as_of="2026-01-02T01:00:00+01:00").as_of == datetime(2026, 1, 2, tzinfo=UTC)
+
+
 def test_mappings_are_pushed_row_by_row(store: fd.Store) -> None:
     store.push([{"key": 1, "clicks": 5, "name": None}, {"key": 2, "clicks": 6, "name": "two"}])
     assert _read(store, [1, 2]) == [{"clicks": 5, "name": None}, {"clicks": 6, "name": "two"}]
@@ -176,7 +180,7 @@ def test_rows_are_counted_over_all_batches(store: fd.Store) -> None:
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"key": [1], "clicks": [1]}, ColumnNotFoundError, "no column 'name'"),
+        ({"key": [1], "name": ["x"]}, ColumnNotFoundError, "no column 'clicks'"),
         ({"key": [1], "clicks": [1], "nmae": ["x"]}, ColumnNotFoundError, "did you mean 'nmae'"),
         ({"clicks": [1], "name": ["x"]}, ColumnNotFoundError, "no column 'key'.*whose key it is"),
         ({"key": [1], "clicks": [1], "name": ["x"], "clickz": [1]}, InputError, "no field 'clickz'; did you mean 'clicks'"),
@@ -227,6 +231,9 @@ def test_misspelt_options_are_refused(store: fd.Store) -> None:
         store.push(_table(1), on_duplicate="last")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"as_of.*time zone"):
         store.push(_table(1), as_of=datetime(2026, 1, 1))
+    for moment in (1.5, True, 2**63, "2026-01-01", "today"):
+        with pytest.raises(InputError, match=r"^as_of: "):
+            store.push(_table(1), as_of=moment)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cannot be a push id"):
         store.push(_table(1), push_id="../x")
 
@@ -344,6 +351,15 @@ def test_the_push_table_is_an_arrow_table(store: fd.Store) -> None:
     assert table.column("blame").to_pylist() == [None, "user"]
     assert table.column("records").to_pylist() == [10, 0]
     assert table.schema.field("started").type == pa.timestamp("us", tz="UTC")
+
+
+def test_at_most_one_push_is_listed_as_current(store: fd.Store) -> None:
+    for swap in (True, True, True, False):
+        store.push(_table(10), swap=swap)
+    assert [push.state for push in store.pushes()] == ["RETIRED", "BACKUP", "CURRENT", "READY"]
+    assert store.pushes().to_arrow().column("state").to_pylist() == ["RETIRED", "BACKUP", "CURRENT", "READY"]
+    store.rollback()
+    assert [push.state for push in store.pushes()] == ["RETIRED", "CURRENT", "BACKUP", "READY"]
 
 
 def test_rows_are_pushed_with_the_newest_value_schema(store: fd.Store) -> None:

@@ -56,7 +56,7 @@ def test_the_next_push_recovers_too(directory: Path) -> None:
         number = _leave_a_push(platform)
         report = platform.store("s").push({"key": [1], "x": [2]}, push_id="dead")
         assert report.version == number + 1
-        assert [str(push.state) for push in platform.store("s").pushes()] == ["CURRENT", "FAILED", "CURRENT"]
+        assert [str(push.state) for push in platform.store("s").pushes()] == ["BACKUP", "FAILED", "CURRENT"]
 
 
 def test_a_push_that_is_alive_is_left_alone(directory: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 import fondaco as fd
-from fondaco.core.errors import SchemaError, StateError, StoreNotFoundError, VersionNotFoundError
+from fondaco.core.errors import InputError, SchemaError, StateError, StoreNotFoundError, VersionNotFoundError
 from fondaco.store.layout import read_cell
 
 VALUE = pa.schema([pa.field("version", pa.int64(), nullable=False)])
@@ -133,6 +136,18 @@ def test_only_versions_that_exist_can_be_swapped_to(platform: fd.Platform) -> No
         store.swap(1)
 
 
+def test_a_version_is_named_by_its_number(platform: fd.Platform) -> None:
+    store = _store(platform)
+    for _ in range(2):
+        _push(store)
+    for action in (store.swap, store.retire):
+        with pytest.raises(InputError, match="a version is a whole number, as 3, not '1'"):
+            action("1")  # type: ignore[arg-type]
+        with pytest.raises(VersionNotFoundError, match=r"^store 's' has no version 7; available: 1, 2$"):
+            action(7)
+    assert store.swap(np.int64(1)) == 1  # type: ignore[arg-type]
+
+
 def test_a_ready_version_waits_for_its_swap_and_is_overtaken_by_a_newer_one(platform: fd.Platform) -> None:
     store = _store(platform)
     _push(store)
@@ -215,3 +230,73 @@ def test_a_schema_that_old_rows_do_not_fit_is_refused(platform: fd.Platform) -> 
     with pytest.raises(SchemaError):
         store.add_schema(pa.schema([*VALUE, pa.field("must", pa.int64(), nullable=False)]))
     assert store.describe()["schema_number"] == 1
+
+
+def test_every_field_ever_registered_is_there_after_a_rollback(platform: fd.Platform) -> None:
+    store = _store(platform)
+    _push(store)
+    store.add_schema(pa.schema([*VALUE, pa.field("note", pa.string())]))
+    with store.reader() as early:
+        assert dict(early.get(1)) == {"version": 1, "note": None}
+        store.push({"key": [1], "version": [2], "note": ["two"]})
+        assert dict(early.get(1)) == {"version": 2, "note": "two"}
+        store.rollback()
+        for reader in (early, store.reader()):
+            assert dict(reader.get(1)) == {"version": 1, "note": None}
+            assert reader.get_columns([1], ["note"]).found.all()
+        reader.close()
+
+
+def test_a_reader_may_ask_for_a_schema_of_its_own(platform: fd.Platform) -> None:
+    store = _store(platform)
+    _push(store)
+    wider = pa.schema([pa.field("version", pa.float64(), nullable=False), pa.field("more", pa.int64())])
+    with store.reader(schema=wider) as reader:
+        assert dict(reader.get(1)) == {"version": 1.0, "more": None}
+        _push(store)
+        assert dict(reader.get(1)) == {"version": 2.0, "more": None}
+
+
+def test_a_handle_of_a_closed_platform_says_so(tmp_path: Path) -> None:
+    with fd.open(tmp_path) as platform:
+        store = _store(platform)
+        _push(store)
+        reader = store.reader()
+    actions = (
+        lambda: store.current,
+        lambda: store.push({"key": [1], "version": [1]}),
+        store.versions,
+        store.pushes,
+        store.describe,
+        store.reader,
+        store.rollback,
+        platform.stores,
+        lambda: platform.store("s"),
+        lambda: platform.create_store("t", value=VALUE),
+        lambda: pickle.dumps(store),
+    )
+    for action in actions:
+        with pytest.raises(StateError, match="is closed; open it again"):
+            action()
+    platform.close()
+    assert reader.get(1)["version"] == 1
+    reader.close()
+
+
+def test_a_handle_that_is_pickled_works_where_it_arrives(platform: fd.Platform) -> None:
+    store = _store(platform)
+    _push(store)
+    assert store.key.kind == "long"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_push_there, (store,)) == 2
+        assert pool.apply(_stores_there, (platform,)) == ["s"]
+    assert store.current == 2
+
+
+def _push_there(store: fd.Store) -> int:
+    return store.push({"key": [1], "version": [2]}).version
+
+
+def _stores_there(platform: fd.Platform) -> list[str]:
+    with platform:
+        return platform.stores()

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from fondaco.core.errors import CorruptFileError, DiskFullError, FormatVersionError, LockedError, ReadOnlyError, StorageError
+from fondaco.core.errors import CorruptFileError, DiskFullError, FormatVersionError, LockedError, ReadOnlyError, StateError, StorageError
 
 CATALOG_FILE = "catalog.sqlite"
 HEAD_REVISION = "0001"  # newest revision in migrations/versions; a test compares
@@ -39,6 +40,13 @@ class Catalog:
         self._engine = engine
         self.path = path
         self.read_only = read_only
+        self._closed = False
+        self._finalizer = weakref.finalize(self, engine.dispose)  # for one that came by pickle, which nobody closes
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """What has it open can be pickled; where it arrives, the catalog is opened again."""
+        self._check_open()
+        return _reopen, (self.path.parent, self.read_only)
 
     @classmethod
     def open(cls, directory: Path, *, read_only: bool = False, must_exist: bool = False) -> Catalog:
@@ -69,12 +77,18 @@ class Catalog:
         return catalog
 
     def close(self) -> None:
-        """Close every connection; the last process to do so folds the write-ahead log into the database."""
-        self._engine.dispose()
+        """Close every connection; the last process to do so folds the write-ahead log into the database. Reading then raises StateError."""
+        self._closed = True
+        self._finalizer()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError(f"the platform {str(self.path.parent)!r} is closed; open it again")
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the catalog and changes nothing."""
+        self._check_open()
         with _sql_errors(self.path), self._engine.connect() as connection, connection.begin():
             yield connection
 
@@ -85,6 +99,7 @@ class Catalog:
         Raises:
             ReadOnlyError, DiskFullError: nothing was written; LockedError: another writer held on for more than 10 s.
         """
+        self._check_open()
         if self.read_only:
             raise ReadOnlyError(str(self.path.parent))
         with _sql_errors(self.path), self._engine.connect().execution_options(begin="IMMEDIATE") as connection, connection.begin():
@@ -114,6 +129,10 @@ class Catalog:
         with _ALEMBIC, self.write() as connection:  # a second process that opens at the same time waits here and finds nothing left to do
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
+
+
+def _reopen(directory: Path, read_only: bool) -> Catalog:
+    return Catalog.open(directory, read_only=read_only, must_exist=True)
 
 
 def _lost(path: Path, reason: str) -> CorruptFileError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from fondaco.catalog import tables
 from fondaco.catalog.rows import AT_WORK, PushRow, VersionState
 
 _T = tables.pushes
+_V = tables.versions
 _JSON = ("compression_sample", "steps", "built_from")
 
 
@@ -53,8 +55,12 @@ def at_work(connection: Connection, store_id: int) -> list[PushRow]:
 
 
 def all_of(connection: Connection, store_id: int) -> list[PushRow]:
-    """Every push of the store, oldest first."""
-    return [_push(row) for row in connection.execute(sa.select(_T).where(_T.c.store_id == store_id).order_by(_T.c.id))]
+    """Every push of the store, oldest first, each with the state that its version has now (its own was settled when it ended)."""
+    present = (_V.c.store_id == _T.c.store_id) & (_V.c.number == _T.c.version)
+    rows = connection.execute(
+        sa.select(_T, _V.c.state.label("version_state")).join_from(_T, _V, present).where(_T.c.store_id == store_id).order_by(_T.c.id)
+    )
+    return [replace(_push(row), state=VersionState(row.version_state)) for row in rows]
 
 
 def kill_requested(connection: Connection, store_id: int, version: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class VersionState(StrEnum):
-    """Where a version stands. A push's own state is the one its version had when the push ended."""
+    """Where a version stands. A push is settled in the state its version had when it ended; `Store.pushes` lists the version's of now."""
 
     STARTED = "STARTED"  # has a number, nothing written
     BUILDING = "BUILDING"  # files are being written

@@ -127,7 +127,7 @@ class VersionNotFoundError(NotFoundError):
 
     def __str__(self) -> str:
         held = f"available: {', '.join(map(str, self.available_versions))}" if self.available_versions else "it holds none yet"
-        return f"store {self.store!r} has no version {self.version}; {held}. Leave the version out to read the current one."
+        return f"store {self.store!r} has no version {self.version}; {held}"
 
 
 class AlreadyExistsError(InputError):
@@ -322,12 +322,12 @@ class NotAPlatformError(StorageError):
 
     blame = "user"
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    def __init__(self, path: str, reason: str, remedy: str = "Name an empty or a new directory, or one that Fondaco made.") -> None:
+        super().__init__(path, reason, remedy)
+        self.path, self.reason, self.remedy = path, reason, remedy
 
     def __str__(self) -> str:
-        return f"{self.path} is not a Fondaco directory: {self.reason}. Name an empty or a new directory, or one that Fondaco made."
+        return f"{self.path} is not a Fondaco directory: {self.reason}. {self.remedy}"
 
 
 class FormatVersionError(StorageError):

@@ -109,11 +109,6 @@ class VersionInfo:
             row.rolled_back_us is not None,
         )
 
-    @property
-    def is_current(self) -> bool:
-        """Whether readers read it now."""
-        return self.state is VersionState.CURRENT
-
 
 class PushTable(list[PushRow]):
     """The push report table of a store, oldest first: a list of rows that is also an Arrow table."""

@@ -1,6 +1,7 @@
 """Store: a named key-value data set, its versions, and everything one does with them.
 
-A `Store` is a light handle: it holds no file open and no lock, may be used from any thread, and is good as long as its platform is open.
+A `Store` is a light handle: it holds no file open and no lock, may be used from any thread and pickled, and is good as long as its
+platform is open.
 What is true of the store is read from the catalog at each call, so several processes may steer one store.
 """
 
@@ -16,7 +17,7 @@ import msgspec
 from fondaco.catalog import ValueSchemaRow, VersionState, pushes, stores, versions
 from fondaco.core.clock import to_us
 from fondaco.core.errors import InputError, NoCurrentVersionError, StateError
-from fondaco.core.ids import new_push_id
+from fondaco.core.ids import check_version_number, new_push_id
 from fondaco.store import swap as _swap
 from fondaco.store.context import StoreContext
 from fondaco.store.progress import PushProgress
@@ -38,6 +39,9 @@ class Store:
 
     def __init__(self, context: StoreContext) -> None:
         self._context = context
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_context": self._context}  # a pickled handle opens the catalog again where it arrives; what it caches is made again
 
     def __repr__(self) -> str:
         return f"<Store {self.name!r}>"
@@ -129,10 +133,11 @@ class Store:
         """Make a READY or BACKUP version current, at once for every reader; return its number. Then the `keep` rule retires old versions.
 
         Raises:
-            VersionNotFoundError: its files do not exist.
+            VersionNotFoundError: its files do not exist. InputError: not a number.
         """
-        _swap.swap_to(self._context, version)
-        return version
+        number = check_version_number(version)
+        _swap.swap_to(self._context, number)
+        return number
 
     def rollback(self) -> int:
         """Return to the newest backup, at once for every reader; return its number. The version left becomes a backup, marked
@@ -149,7 +154,7 @@ class Store:
         Raises:
             VersionNotFoundError: its files do not exist; StateError: it is current.
         """
-        _swap.retire(self._context, version)
+        _swap.retire(self._context, check_version_number(version))
 
     # -- pushes ---------------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Store:
         self,
         data: object,
         push_id: str | None = None,
-        as_of: datetime | int | None = None,
+        as_of: datetime | int | str | None = None,
         swap: bool = True,
         on_duplicate: Literal["fail", "keep_first", "keep_last"] = "fail",
         built_from: Mapping[str, Any] | None = None,
@@ -170,7 +175,8 @@ class Store:
             data: an Arrow, pandas or Polars table, a DuckDB relation, batches, mappings, a dict of columns, or paths of Parquet, CSV, Arrow
                 or Avro files. It needs every field of the value schema as a column, the key's column(s), and no other.
             push_id: makes the push repeatable: the id of a push that ended well returns that push's report and does nothing.
-            as_of: the moment that the data describes, aware (an int: microseconds since the epoch); default: now.
+            as_of: the moment that the data describes: an aware datetime, ISO 8601 text with a zone, or microseconds since the epoch;
+                default: now.
             swap: False leaves the version READY, and the current one current. One READY version waits at a time: a newer version, READY or
                 current, retires it.
             on_duplicate: what to do with two different values for one key. Equal rows always collapse.
@@ -202,7 +208,7 @@ class Store:
 
         return self._run(request, fill, bar)
 
-    def push_empty(self, push_id: str | None = None, as_of: datetime | int | None = None, swap: bool = True) -> PushReport:
+    def push_empty(self, push_id: str | None = None, as_of: datetime | int | str | None = None, swap: bool = True) -> PushReport:
         """Push a version without rows: every key is missing from it. A plain push of nothing is refused as a mistake; this is not."""
         from dataclasses import replace
 
@@ -235,7 +241,10 @@ class Store:
         directory = self._context.layout.version(number)
         manifest = read_manifest(directory)
         settings = check_settings(
-            manifest.partition_count if partitions is None else partitions, compression or self._context.settings.compression, "0s", 1
+            manifest.partition_count if partitions is None else partitions,
+            self._context.settings.compression if compression is None else compression,
+            "0s",
+            1,
         )
         request = replace(
             self._request(
@@ -278,31 +287,38 @@ class Store:
             raise StateError(f"push {push_id!r} of store {self.name!r} is over ({push.state}); there is nothing to kill")
 
     def pushes(self) -> PushTable:
-        """Every push of the store, oldest first, however it ended: a list of rows, and `.to_arrow()`."""
+        """Every push of the store, oldest first, however it ended: a list of rows, and `.to_arrow()`.
+
+        `state` is where the push's version stands now, so at most one push is CURRENT: one that ended well is READY, CURRENT, BACKUP or
+        RETIRED, another is at work, FAILED or KILLED.
+        """
         with self._context.catalog.read() as connection:
             stores.check_live(connection, self._context.row)
             return PushTable(pushes.all_of(connection, self._context.id))
 
     # -- reading --------------------------------------------------------------------------------------------------------------------
 
-    def reader(self, tier: Literal["embedded"] = "embedded") -> EmbeddedReader:
+    def reader(self, tier: Literal["embedded"] = "embedded", schema: object = None) -> EmbeddedReader:
         """Open a reader; close it, or use it as a context manager. It follows swaps and rollbacks by itself.
 
         Args:
             tier: where the data is read from: "embedded" maps the files into this process.
+            schema: read every row with exactly this schema: Avro dict or JSON, or a `pa.Schema`. None: with every field of every value
+                schema of the store, so that a rollback takes no field away; one that a row's version lacks has its default.
+        Raises:
+            SchemaResolutionError: rows of a version cannot be read with `schema`. InputError: no such tier.
         """
         from fondaco.store.reader import EmbeddedReader
 
         if tier != "embedded":
             raise InputError(f'the tier of a reader is "embedded", not {tier!r}')
-        with self._context.catalog.read() as connection:
-            stores.check_live(connection, self._context.row)
-        return EmbeddedReader.open(self._context.layout.directory, self.name)
+        known = {row.number: row.schema for row in self._value_schemas()}
+        return EmbeddedReader.open(self._context.layout.directory, self.name, schema=schema, known_schemas=known)
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 
     def _request(
-        self, push_id: str | None, as_of: datetime | int | None, swap: bool, on_duplicate: str, built_from: Mapping[str, Any] | None
+        self, push_id: str | None, as_of: datetime | int | str | None, swap: bool, on_duplicate: str, built_from: Mapping[str, Any] | None
     ) -> PushRequest:
         from fondaco.store.basefile import OnDuplicate
         from fondaco.store.push import PushRequest, check_push_id
