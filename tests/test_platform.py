@@ -8,7 +8,10 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,10 +79,53 @@ def test_a_directory_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_a_marker_that_is_not_ours_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "FONDACO").write_text("an inn")
+@pytest.mark.parametrize("content", ["an inn", '{"format": 0}', '{"format": -1}', '{"format": "1"}'])
+def test_a_marker_that_is_not_ours_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "FONDACO").write_text(content)
     with pytest.raises(NotAPlatformError, match="not ours"):
         fd.open(tmp_path)
+    assert os.listdir(tmp_path) == ["FONDACO"]
+
+
+@pytest.mark.parametrize("state", ["does not exist", "is empty"])
+def test_a_platform_is_not_made_where_that_was_not_asked_for(tmp_path: Path, state: str) -> None:
+    path = tmp_path / "data"
+    if state == "is empty":
+        path.mkdir()
+    with pytest.raises(NotAPlatformError, match=f"it {state}. Name one that Fondaco made"):
+        fd.open(path, create=False)
+    assert list(tmp_path.rglob("*")) == ([path] if state == "is empty" else [])
+    fd.open(path).close()
+    with fd.open(path, create=False) as platform:
+        assert platform.stores() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/x", "{file}/below", "{directory}/" + "n" * 300, "{directory}/a\0b"], ids=["proc", "file", "long", "nul"]
+)
+def test_a_path_that_no_directory_can_have_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotAPlatformError, match="it cannot be made"):
+        fd.open(path.format(file=tmp_path / "file", directory=tmp_path))
+
+
+def test_a_path_that_is_none_is_refused() -> None:
+    for wrong in (5, None):
+        with pytest.raises(InputError, match="named by its path, not by"):
+            fd.open(wrong)  # type: ignore[arg-type]
+
+
+def test_threads_that_make_the_same_platform_at_once_all_succeed(tmp_path: Path) -> None:
+    for trial in range(5):
+        start = threading.Barrier(6)
+
+        def make(path: Path, start: threading.Barrier = start) -> None:
+            start.wait(30)
+            _make(path)
+
+        with ThreadPoolExecutor(6) as pool:
+            for made in [pool.submit(make, tmp_path / str(trial)) for _ in range(6)]:
+                made.result()
 
 
 def test_processes_that_make_the_same_platform_at_once_all_succeed(tmp_path: Path) -> None:
@@ -202,6 +248,27 @@ def test_stores_are_listed_by_name_and_found_again(tmp_path: Path) -> None:
         assert platform.store("a").name == "a"
 
 
+def test_a_store_is_returned_for_any_schema_it_has_had(platform: fd.Platform) -> None:
+    store = platform.create_store("s", value=VALUE)
+    wider = pa.schema([*VALUE, pa.field("y", pa.string())])
+    store.add_schema(wider)
+    for value in (VALUE, wider):
+        assert platform.create_store("s", value=value).describe()["schema_number"] == 2
+
+
+def test_the_rewind_of_a_store_has_a_unit(platform: fd.Platform) -> None:
+    assert platform.create_store("s", value=VALUE, rewind=timedelta(hours=36)).describe()["rewind"] == "1d12h"
+    assert platform.create_store("s", value=VALUE, rewind="36h").name == "s"
+
+
+def test_a_store_is_named_by_a_text(platform: fd.Platform) -> None:
+    for wrong in (5, None):
+        with pytest.raises(InputError, match="a store is named by a text"):
+            platform.store(wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="a store is named by a text"):
+            platform.delete_store(wrong)  # type: ignore[arg-type]
+
+
 def test_an_unknown_store_is_answered_with_the_nearest_name(platform: fd.Platform) -> None:
     with pytest.raises(StoreNotFoundError, match="there is none yet"):
         platform.store("members")
@@ -244,7 +311,13 @@ def test_creating_a_store_of_the_same_name_that_differs_names_the_difference(
         ({"name": "s", "partitions": 0}, InputError, "partitions must be a whole number from 1"),
         ({"name": "s", "keep": 0}, InputError, "keep counts the current version too"),
         ({"name": "s", "compression": "gzip"}, InputError, "one of auto, none, zstd, not 'gzip'"),
+        ({"name": "s", "compression": ""}, InputError, "one of auto, none, zstd, not ''"),
         ({"name": "s", "rewind": "a day"}, InputError, "not a duration"),
+        ({"name": "s", "rewind": ""}, InputError, "not a duration"),
+        ({"name": "s", "rewind": 24}, InputError, 'a duration with its unit, as "24h", or a timedelta, not 24'),
+        ({"name": "members.rt"}, InputError, "real-time topics"),
+        ({"name": 5}, InputError, "5 cannot name a store"),
+        ({"name": None}, InputError, "None cannot name a store"),
         ({"name": "s", "value": "long"}, SchemaError, "a record"),
         ({"name": "s", "value": None}, InputError, "needs value="),
         ({"name": "s", "key": {"type": "double?"}}, SchemaError, "double"),

@@ -29,15 +29,15 @@ _HOMES = {
 }
 
 
-def open(path: str | os.PathLike[str]) -> Platform:
-    """Open the platform in a directory; an empty or new directory becomes one. See `Platform.open`.
+def open(path: str | os.PathLike[str], *, create: bool = True) -> Platform:
+    """Open the platform in a directory; an empty or new directory becomes one, unless `create` is False. See `Platform.open`.
 
     Raises:
-        NotAPlatformError: the directory holds something else. FormatVersionError: a newer Fondaco made it.
+        NotAPlatformError: the directory holds something else, or (not `create`) nothing. FormatVersionError: a newer Fondaco made it.
     """
     from fondaco.platform import Platform
 
-    return Platform.open(path)
+    return Platform.open(path, create=create)
 
 
 def __getattr__(name: str) -> object:

@@ -7,13 +7,14 @@ Layout: docs/internals/ARCHITECTURE.md. A platform may be used from any thread a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
 MARKER_FILE: Final = "FONDACO"
 PLATFORM_FORMAT: Final = 1
 STORES_DIRECTORY: Final = "stores"
+RESERVED_ENDING: Final = ".rt"  # `<store>.rt` is the topic of a store's real-time writes
 _DELETED: Final = ".deleted-"
 _LOGGER = logging.getLogger(__name__)
 _MAY_BE_THERE: Final = frozenset({CONFIG_FILE, "lost+found"})  # settings written before the first start; the root of a fresh file system
 
 
 class _Marker(msgspec.Struct):
-    format: int
+    format: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Platform:
@@ -56,18 +58,31 @@ class Platform:
         self.clock = clock
         self._reads_features = False  # whether there are readers of feature sets to close; DuckDB is not imported to find out
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Platform, (self.directory, self.config, self.catalog, self.clock)  # the catalog is opened again where it arrives
+
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, clock: Clock | None = None) -> Platform:
+    def open(cls, path: str | os.PathLike[str], *, create: bool = True, clock: Clock | None = None) -> Platform:
         """Open the platform in a directory; an empty or new one becomes a platform. What a crash left in its stores is put in order.
 
+        Args:
+            create: False refuses an empty or new directory.
         Raises:
-            NotAPlatformError: the directory holds something else; nothing was written.
+            NotAPlatformError: the directory holds something else, or cannot be one; nothing was written.
             FormatVersionError: a newer Fondaco made it; nothing was changed.
             CorruptFileError: there are stores, and the catalog that explains them is missing or empty; nothing was touched.
             ReadOnlyError: it is new and cannot be written. InputError: a mistake in fondaco.toml.
         """
-        directory = Path(path).absolute()
+        try:
+            directory = Path(path).absolute()
+        except TypeError:
+            raise InputError(f"a platform is a directory, named by its path, not by {path!r}") from None
         is_new = _check_marker(directory)
+        if is_new and not create:
+            state = "it is empty" if directory.exists() else "it does not exist"
+            raise NotAPlatformError(
+                str(directory), state, "Name one that Fondaco made, or make one (`fondaco.open(path)`, `fondaco store create`)."
+            )
         read_only = not is_new and not os.access(directory, os.W_OK, effective_ids=True)
         config = load_config(directory)
         if is_new:
@@ -114,7 +129,7 @@ class Platform:
         value: object = None,
         partitions: int | None = None,
         compression: str | None = None,
-        rewind: str | None = None,
+        rewind: str | timedelta | None = None,
         keep: int | None = None,
     ) -> Store:
         """Create a store, or return the one of this name if it was created alike.
@@ -125,7 +140,7 @@ class Platform:
             value: schema of the rows: an Avro record as dict or JSON, or a `pa.Schema`.
             partitions: files of each version, 1 to 1024; more than a store's keys deserve cost time, fewer cost parallelism.
             compression: "auto" measures a sample of each push; "none"; "zstd".
-            rewind: how far before a version's `as_of` real-time writes still apply, as "24h".
+            rewind: how far before a version's `as_of` real-time writes still apply, as "24h" or a timedelta.
             keep: versions to keep, the current one included.
                 The last four default to the configuration (8, "auto", "24h", 2); left out, they are not compared with an existing store.
         Raises:
@@ -136,6 +151,10 @@ class Platform:
         from fondaco.store.values import value_codec, value_schema_json
 
         check_name("store", name)
+        if name.endswith(RESERVED_ENDING):
+            raise InputError(
+                f"{name!r} cannot name a store: names that end in {RESERVED_ENDING!r} are those of the stores' real-time topics"
+            )
         if value is None:
             raise InputError(f"store {name!r} needs value=, the schema of its rows: an Avro record, or a pyarrow.Schema")
         key_schema, value_schema = KeyCodec(key).to_json(), value_schema_json(value)
@@ -143,8 +162,8 @@ class Platform:
         defaults = self.config.store
         settings = check_settings(
             defaults.partitions if partitions is None else partitions,
-            compression or defaults.compression,
-            rewind or defaults.rewind,
+            defaults.compression if compression is None else compression,
+            defaults.rewind if rewind is None else rewind,
             defaults.keep if keep is None else keep,
         )
         given = {"partitions": partitions, "compression": compression, "rewind": rewind, "keep": keep}
@@ -167,16 +186,18 @@ class Platform:
                 # inside the transaction, so that whoever finds the name finds the directory; `_recover` removes one without a name
                 self._context(row).layout.create()
             else:
-                newest = stores.value_schemas(connection, row.id)[-1].schema
-                _check_same(row, newest, key_schema, value_schema, settings, chosen)
+                known = [schema.schema for schema in stores.value_schemas(connection, row.id)]
+                _check_same(row, known, key_schema, value_schema, settings, chosen)
         return Store(self._context(row))
 
     def store(self, name: str) -> Store:
         """The store called `name`.
 
         Raises:
-            StoreNotFoundError: there is none; suggests the nearest name.
+            StoreNotFoundError: there is none; suggests the nearest name. InputError: not a name.
         """
+        if not isinstance(name, str):
+            raise InputError(f"a store is named by a text, not by {name!r}")
         with self.catalog.read() as connection:
             return Store(self._context(stores.get(connection, name)))
 
@@ -338,8 +359,9 @@ def _check_marker(directory: Path) -> bool:
     Raises:
         NotAPlatformError, FormatVersionError.
     """
-    if not directory.exists():
-        return True
+    with _possible(directory):
+        if not directory.exists():
+            return True
     if not directory.is_dir():
         raise NotAPlatformError(str(directory), "it is a file")
     marker = directory / MARKER_FILE
@@ -365,8 +387,18 @@ def _holds_stores(directory: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _possible(directory: Path) -> Iterator[None]:
+    """Refuse a path that no directory can have: below a file, too long, in a file system of the kernel."""
+    try:
+        with os_errors(directory):
+            yield
+    except (OSError, ValueError) as exc:
+        raise NotAPlatformError(str(directory), f"it cannot be made ({getattr(exc, 'strerror', None) or exc})") from exc
+
+
 def _create(directory: Path) -> None:
-    with os_errors(directory):
+    with _possible(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK, effective_ids=True):
             raise ReadOnlyError(str(directory))
@@ -375,13 +407,13 @@ def _create(directory: Path) -> None:
         sync_directory(directory)
 
 
-def _check_same(row: StoreRow, newest: str, key: str, value: str, settings: StoreSettings, given: list[str]) -> None:
-    """Raises AlreadyExistsError if an existing store differs from the definition."""
+def _check_same(row: StoreRow, known: list[str], key: str, value: str, settings: StoreSettings, given: list[str]) -> None:
+    """Raises AlreadyExistsError if an existing store differs from the definition. Any of its value schemas will do: they may have grown."""
     if key != row.key_schema:
         raise AlreadyExistsError("store", row.name, f"its key is {row.key_schema}, not {key}")
     for setting in given:
         existing, asked = row.settings[setting], getattr(settings, setting)
         if existing != asked:
             raise AlreadyExistsError("store", row.name, f"its {setting} is {existing!r}, not {asked!r}")
-    if value != newest:
-        raise AlreadyExistsError("store", row.name, f"its value schema is {newest}, not {value}; add_schema() registers the next one")
+    if value not in known:
+        raise AlreadyExistsError("store", row.name, f"its value schema is {known[-1]}, not {value}; add_schema() registers the next one")

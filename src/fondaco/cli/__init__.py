@@ -56,7 +56,7 @@ def main() -> None:
         exc.show()
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; what was being written was taken back, what was there before is as it was", err=True)
+        click.echo("stopped; what was not finished was taken back, what was there before is as it was", err=True)
         sys.exit(130)
     except FondacoError as exc:
         click.echo(f"fondaco: {exc}", err=True)

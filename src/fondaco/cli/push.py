@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import click
 
 import fondaco
 from fondaco.cli._common import directory_option, json_option, print_json
-from fondaco.core.errors import InputError
 
 
 @click.command("push")
@@ -31,11 +28,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Push INPUTS (Parquet, CSV, Arrow, Avro; files, folders or patterns) into STORE as a new version."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         report = platform.store(store).push(
             inputs[0] if len(inputs) == 1 else list(inputs),
             push_id=push_id,
-            as_of=_moment(as_of),
+            as_of=as_of,
             swap=not no_swap,
             on_duplicate=on_duplicate,  # type: ignore[arg-type]  # click's Choice has checked it
         )
@@ -43,15 +40,3 @@ def command(
         print_json(report)
     else:
         click.echo(str(report))
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise InputError(f"{text!r} is no moment with a zone; write for example 2026-11-21T08:00:00+00:00")
-    return moment

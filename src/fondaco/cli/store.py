@@ -11,7 +11,7 @@ import click
 import fondaco
 from fondaco.cli._common import SuggestingGroup, directory_option, json_option, plain, print_json, print_table
 from fondaco.core.clock import from_us
-from fondaco.core.errors import InputError
+from fondaco.core.errors import ColumnNotFoundError, InputError
 from fondaco.core.units import format_bytes
 
 
@@ -47,12 +47,15 @@ def create(
     key_schema: Any = _read_json(key) if Path(key).suffix in {".avsc", ".json"} else key
     if key_column is not None:
         key_schema = {"name": key_column, "type": key_schema}
+    value_schema = _value_schema(value, key_column)
     with fondaco.open(directory) as platform:
-        store = platform.create_store(name, key=key_schema, value=_value_schema(value, key_column), **chosen)
+        is_new = name not in platform.stores()
+        store = platform.create_store(name, key=key_schema, value=value_schema, **chosen)
         if as_json:
             print_json(store.describe())
         else:
-            click.echo(f"store {name!r} is there; next: fondaco push {name} FILE")
+            done = "is created" if is_new else "was there already, created alike"
+            click.echo(f"store {name!r} {done}; next: fondaco push {name} FILE")
 
 
 def _read_json(path: str) -> Any:
@@ -73,6 +76,8 @@ def _value_schema(path: str, key_column: str | None) -> Any:
         schema = pyarrow.parquet.read_schema(path)
     except FileNotFoundError:
         raise InputError(f"no file {path!r} to take columns from") from None
+    if key_column is not None and key_column not in schema.names:
+        raise ColumnNotFoundError(key_column, schema.names, path)
     dropped = key_column or "key"
     return schema.remove(schema.get_field_index(dropped)) if dropped in schema.names else schema
 
@@ -82,7 +87,7 @@ def _value_schema(path: str, key_column: str | None) -> Any:
 @json_option
 def list_stores(directory: str, as_json: bool) -> None:
     """List the stores with their current versions."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         described = [platform.store(name).describe() for name in platform.stores()]
     if as_json:
         print_json(described)
@@ -119,7 +124,7 @@ def _key_text(schema: Any) -> str:
 @json_option
 def show(name: str, directory: str, as_json: bool) -> None:
     """Show store NAME: its schemas and settings."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         description = platform.store(name).describe()
     if as_json:
         print_json(description)
@@ -135,7 +140,7 @@ def show(name: str, directory: str, as_json: bool) -> None:
 @json_option
 def versions(name: str, directory: str, as_json: bool) -> None:
     """List the versions of store NAME, newest last."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         listed = platform.store(name).versions()
     if as_json:
         print_json(listed)
@@ -152,7 +157,7 @@ def versions(name: str, directory: str, as_json: bool) -> None:
 @json_option
 def pushes(name: str, directory: str, as_json: bool) -> None:
     """List every push of store NAME and how it ended."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         listed = platform.store(name).pushes()
     if as_json:
         print_json(listed)
@@ -167,7 +172,7 @@ def pushes(name: str, directory: str, as_json: bool) -> None:
 @directory_option
 def swap(name: str, version: int, directory: str) -> None:
     """Make VERSION of store NAME the current one."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         before = platform.store(name).current
         platform.store(name).swap(version)
     click.echo(f"{name}: current is v{version}" + (f", was v{before}" if before else ""))
@@ -178,7 +183,7 @@ def swap(name: str, version: int, directory: str) -> None:
 @directory_option
 def rollback(name: str, directory: str) -> None:
     """Return store NAME to the version before."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         before = platform.store(name).current
         after = platform.store(name).rollback()
     click.echo(f"{name}: current is v{after}, was v{before}")
@@ -190,7 +195,7 @@ def rollback(name: str, directory: str) -> None:
 @directory_option
 def retire(name: str, version: int, directory: str) -> None:
     """Remove the files of VERSION of store NAME (never of the current one)."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         platform.store(name).retire(version)
     click.echo(f"{name}: v{version} is retired")
 
@@ -201,7 +206,7 @@ def retire(name: str, version: int, directory: str) -> None:
 @directory_option
 def kill(name: str, push_id: str, directory: str) -> None:
     """Ask push PUSH_ID of store NAME, in whatever process, to stop."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         platform.store(name).kill(push_id)
     click.echo(f"{name}: push {push_id} will stop at its next batch")
 
@@ -212,12 +217,22 @@ def kill(name: str, push_id: str, directory: str) -> None:
 @directory_option
 def delete(name: str, yes: bool, directory: str) -> None:
     """Delete store NAME with all its versions."""
-    with fondaco.open(directory) as platform:
+    with fondaco.open(directory, create=False) as platform:
         platform.store(name)
-        if not yes:
-            click.confirm(f"delete store {name!r} and all its versions?", abort=True, err=True)
+        if not yes and not _confirmed(f"delete store {name!r} and all its versions?"):
+            click.echo("nothing was deleted", err=True)
+            raise SystemExit(1)
         platform.delete_store(name)
     click.echo(f"store {name!r} is deleted")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as exc:
+        if isinstance(exc.__context__, EOFError):  # there is nobody to ask; otherwise it was Ctrl-C
+            raise InputError("nobody answered; add --yes to be asked nothing") from None
+        raise
 
 
 @command.command("get")
@@ -227,7 +242,7 @@ def delete(name: str, yes: bool, directory: str) -> None:
 @directory_option
 def get(name: str, key: str, version: int | None, directory: str) -> None:
     """Read one row of store NAME, as JSON. KEY is a number, a text, or a JSON array or object for a record key. Absent: exit code 1."""
-    with fondaco.open(directory) as platform, platform.store(name).reader() as reader:
+    with fondaco.open(directory, create=False) as platform, platform.store(name).reader() as reader:
         row = (reader if version is None else reader.at(version)).get(_parse_key(key, platform.store(name).describe()["key"]))
         if row is None:
             click.echo(f"{name} has no row for key {key}", err=True)

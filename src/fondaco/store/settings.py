@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 import msgspec
@@ -24,7 +25,7 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: int
 
 
-def check_settings(partitions: int, compression: str, rewind: str, keep: int) -> StoreSettings:
+def check_settings(partitions: int, compression: str, rewind: str | timedelta, keep: int) -> StoreSettings:
     """Settings with every value in its range, the duration in its shortest form.
 
     Raises:
@@ -34,6 +35,8 @@ def check_settings(partitions: int, compression: str, rewind: str, keep: int) ->
         raise InputError(f"partitions must be a whole number from 1 to {PARTITIONS_MAX}, not {partitions!r}")
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise InputError(f"keep counts the current version too, so it is 1 or more, not {keep!r}")
+    if not isinstance(rewind, (str, timedelta)):
+        raise InputError(f'rewind is a duration with its unit, as "24h", or a timedelta, not {rewind!r}')
     return StoreSettings(partitions, check_compression(compression), format_duration(parse_duration_us(rewind)), keep)
 
 
