@@ -431,6 +431,17 @@ def test_more_branches_than_a_byte_holds_are_written() -> None:
     assert encoded(kind, pa.array([b"x" * 75], pa.binary(75))) == [b"x" * 75]
 
 
+def test_a_map_with_a_key_twice_is_refused_because_rows_would_lose_a_value() -> None:
+    codec = Codec({"type": "record", "name": "R", "fields": [{"name": "m", "type": ["null", {"type": "map", "values": "long"}]}]})
+    maps = [[("a", 1), ("b", 2)], None, [("a", 3)], []]
+    arrow = pa.map_(pa.string(), pa.int64())
+    data, offsets = codec.encode_columns(pa.table({"m": pa.array(maps, arrow)}))
+    assert codec.decode_columns(data, offsets)["m"].tolist() == [{"a": 1, "b": 2}, None, {"a": 3}, {}]
+    with pytest.raises(RowError, match="none of them twice") as refusal:
+        codec.encode_columns(pa.table({"m": pa.array([*maps, [("b", 1), ("a", 2), ("b", 1)]], arrow)}))
+    assert (refusal.value.row, refusal.value.field) == (4, "m")
+
+
 def test_arrays_that_are_not_valid_arrow_are_refused() -> None:
     def offsets(*values: int) -> pa.Buffer:
         return pa.py_buffer(np.array(values, np.int32))

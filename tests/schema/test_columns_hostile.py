@@ -259,6 +259,16 @@ def test_memory_stays_in_proportion_to_the_rows() -> None:
     assert decode_list(codec.program, [row])["a"][0] == [1] * (1 << 20)
 
 
+def test_a_long_default_does_not_fill_memory_for_many_short_rows() -> None:
+    old = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]}
+    new = {**old, "fields": [*old["fields"], {"name": "s", "type": "string", "default": "x" * 100_000}]}
+    codec, row = Codec(old, new), Codec(old).encode({"a": 1})
+    assert len(codec.decode_columns([row] * 10)["s"][9]) == 100_000
+    with pytest.raises(DataError, match="fewer rows at a time"):
+        codec.decode_columns([row] * 10_000)
+    assert codec.decode_columns([row] * 10_000, fields=["a"]).row_count == 10_000
+
+
 def test_more_than_offsets_can_count_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     from fondaco.schema import _run
 

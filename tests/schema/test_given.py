@@ -181,3 +181,17 @@ def test_a_row_may_be_any_buffer_of_bytes() -> None:
             assert CODEC.decode(data) == ROWS[0]
     with pytest.raises(DecodeError):
         CODEC.decode(bytearray())
+
+
+def test_the_path_of_a_value_that_nests_too_deep_is_shortened() -> None:
+    codec = Codec({"type": "record", "name": "T", "fields": [{"name": "child", "type": ["null", "T"]}]})
+    value: Any = None
+    for _ in range(200):
+        value = {"child": value}
+    with pytest.raises(RowError) as refusal:
+        codec.encode(value)
+    with pytest.raises(DecodeError) as fault:
+        codec.decode(b"\x02" * 200 + b"\x00")
+    for message in (str(refusal.value), str(fault.value)):
+        assert "more).child" in message
+        assert message.count("child") < 20

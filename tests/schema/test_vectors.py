@@ -37,6 +37,15 @@ def test_a_vector_declares_itself() -> None:
     assert vector(3, "bfloat16")["size"] == 6
 
 
+def test_numpy_s_integers_and_types_declare_a_vector_too() -> None:
+    for dtype, name in ((np.float32, "float32"), (np.dtype("<f2"), "float16"), (ml_dtypes.bfloat16, "bfloat16"), (np.int8, "int8")):
+        assert vector(np.int64(4), dtype) == vector(4, name)
+        assert type(vector(np.int64(4), dtype)["dim"]) is int
+    for wrong in (np.float64, None, 5, "f4"):
+        with pytest.raises(SchemaError, match="use one of"):
+            vector(4, wrong)
+
+
 @pytest.mark.parametrize(
     ("dim", "dtype", "reason"), [(0, "float32", "count of numbers"), (True, "float32", "count"), (3, "float64", "'float64'; use one of")]
 )

@@ -36,6 +36,7 @@ from fondaco.schema._normal import (
     list_ranges,
     map_ranges,
     plain,
+    repeated_keys,
     text_ranges,
     union_parts,
     value_address,
@@ -467,6 +468,7 @@ class Binder:
         offsets, keys, items = map_ranges(array)
         self._room(len(array), LENGTH_BYTES + 1)
         keys = self._keep(plain(keys))
+        self._check_marks(repeated_keys(offsets, keys))
         with self._items(offsets, Step(None, keys)):
             self._site = Site(self._way, keys, "text that UTF-8 can encode")
             self._text(o.PUT_TEXT, keys)

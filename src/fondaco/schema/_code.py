@@ -55,6 +55,7 @@ class CompiledCode:
     constants: tuple[bytes, ...]  # kept alive: the code holds their addresses
     rows_layout: RowsLayout = field(init=False)
     scope_widths: dict[int, int] = field(init=False)  # bytes of an entry in all buffers of a scope other than the rows
+    default_bytes: int = field(init=False)  # of all defaults that the writer's rows lack, in one row
     growing: int = field(init=False)  # how many scopes and texts grow while a batch is read
     code_address: int = field(init=False)
     tables_address: int = field(init=False)
@@ -65,5 +66,6 @@ class CompiledCode:
         for plan in self.buffers:
             if plan.scope != ROWS and plan.role is not Role.DATA:
                 self.scope_widths[plan.scope] = self.scope_widths.get(plan.scope, 0) + plan.width
+        self.default_bytes = sum(map(len, self.constants))
         self.growing = len(self.scope_widths) + sum(plan.role is Role.DATA for plan in self.buffers)
         self.code_address, self.tables_address = self.code.ctypes.data, self.tables.ctypes.data

@@ -46,7 +46,7 @@ def expected_value(kind: Type) -> str:
             return f"{dim} finite numbers"
         case Vector(dim, dtype):
             return f"{dim} numbers within the range of {dtype}"
-    return expected(kind)
+    return "a map with text keys, none of them twice" if isinstance(kind, Map) else expected(kind)
 
 
 def expected_column(kind: Type) -> str:

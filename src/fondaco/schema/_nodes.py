@@ -196,6 +196,12 @@ def _vector(kind: Type) -> Vector:
 # -- paths: the names of the fields on the way, as in `address.zip`; items of arrays and maps have the path of their array or map -------
 
 
+def short_path(path: str) -> str:
+    """A path for people: of one that is deeper than 16 names, the first and the last six."""
+    names = path.split(".")
+    return path if len(names) <= 16 else ".".join([*names[:6], f"({len(names) - 12} more)", *names[-6:]])
+
+
 def member_path(path: str, name: str) -> str:
     """Path of field `name` of the record at `path`."""
     return f"{path}.{name}" if path else name

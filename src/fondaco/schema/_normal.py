@@ -152,6 +152,20 @@ def map_ranges(array: pa.MapArray) -> tuple[Words, pa.Array, pa.Array]:
     return offsets - first, array.keys.slice(first, count), array.items.slice(first, count)
 
 
+def repeated_keys(offsets: Words, keys: pa.Array) -> Marks | None:
+    """Entries of a map in which a key comes twice; None: none. A mapping holds one value a key, so the other would be lost."""
+    lengths = np.diff(offsets)
+    if lengths.max(initial=0) < 2:
+        return None
+    codes = keys.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    entries = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((codes, entries))
+    same = (entries[order][1:] == entries[order][:-1]) & (codes[order][1:] == codes[order][:-1])
+    marks = np.zeros(len(lengths), np.bool_)
+    marks[entries[order][1:][same]] = True
+    return marks
+
+
 def union_parts(array: pa.UnionArray) -> tuple[np.ndarray[Any, np.dtype[np.int8]], np.ndarray[Any, np.dtype[np.int32]] | None]:
     """Type codes, and places in the children; None for a sparse union, whose entries have their own place in every child."""
     buffers, count = array.buffers(), len(array)

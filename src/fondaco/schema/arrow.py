@@ -14,7 +14,8 @@
 | a nullable field; dense_union with children named "0", "1", ... | optional, with default null; union |
 
 The narrower type of a row's leaf is kept as its property `"arrow"` (`{"type": "int", "arrow": "uint8"}`), so the way back is exact.
-Refused by name: uint64, time64[ns], sparse unions, run-end encoding, other extension types and map keys, names that Avro does not allow.
+Refused by name: uint64, time64[ns], sparse unions, run-end encoding, list_view (whose values an array takes), other extension types and map
+keys, names that Avro does not allow.
 Lists of floats and fixed-size lists stay `array<float>` and `vector` even if Arrow would let their items be null, as `pyarrow.list_` does
 unless told otherwise: items that *are* null are refused when they are encoded. A union has no nulls of its own in either world, so whether
 Arrow calls its field nullable is not kept.

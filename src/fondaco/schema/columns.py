@@ -31,6 +31,7 @@ from fondaco.schema.types import Array, Date, Fixed, Primitive, Time, Timestamp,
 __all__ = ["Column", "Columns", "decode_addresses", "decode_batch", "decode_list", "encode_array", "encode_columns"]
 
 Column: TypeAlias = "np.ndarray[Any, Any]"
+DEFAULT_BYTES_MAX = 256 << 20  # of a batch's defaults; a long one in a schema of some bytes would else fill memory
 _FIXED_LIST = re.compile(r"fixed_size_list\[(\d+)\]")
 _DURATION = re.compile(r"duration\[(\w+)\]")
 
@@ -156,9 +157,9 @@ def decode_addresses(
         arrow_schema: of the reader's schema (`arrow.to_arrow`); its metadata is passed on by `Columns.to_arrow`.
     Raises:
         DecodeError: bytes that are not a row; names row, byte and field. FieldNotFoundError: no such field.
-        DataError: one column of the batch would hold more than 2 GiB of text or 2**31 items.
+        DataError: one column of the batch would hold more than 2 GiB of text or 2**31 items, or defaults would take more than 256 MiB.
     """
-    compiled = program.select(fields)
+    compiled = _affordable(program.select(fields), len(starts))
     starts, ends = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(ends, np.int64)
     if starts.shape != ends.shape or starts.ndim != 1:
         raise DataError(f"starts and ends are one-dimensional and of one length, not {starts.shape} and {ends.shape}")
@@ -187,7 +188,7 @@ def decode_batch(
         raise DataError(f"offsets have the shape [rows + 1], not {list(offsets.shape)}")
     if offsets[0] < 0 or offsets[-1] > len(data) or (offsets[1:] < offsets[:-1]).any():
         raise DataError(f"offsets must not decrease and stay within the {len(data)} bytes of data")
-    compiled = program.select(fields)
+    compiled = _affordable(program.select(fields), len(offsets) - 1)
     places = offsets + buffer.ctypes.data
     decoded = run(compiled, places[:-1], places[1:], missing=False)
     return Columns(compiled, decoded, np.ones(len(places) - 1, np.bool_), False, arrow_schema)
@@ -208,6 +209,16 @@ def decode_list(
     """
     data, offsets = rows_of(rows)
     return decode_batch(program, data, offsets, fields, arrow_schema)
+
+
+def _affordable(compiled: CompiledCode, row_count: int) -> CompiledCode:
+    """`compiled`, unless the defaults of fields that the rows lack would take memory out of all proportion to the rows."""
+    if compiled.default_bytes * row_count > DEFAULT_BYTES_MAX:
+        raise DataError(
+            f"the defaults of fields that {row_count} rows lack would take {compiled.default_bytes} bytes a row, more than "
+            f"{DEFAULT_BYTES_MAX >> 20} MiB together; ask for fewer rows at a time, or leave those fields out"
+        )
+    return compiled
 
 
 # -- NumPy --------------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 
 from fondaco.core.errors import DecodeError
 from fondaco.schema._graph import StepGraph
+from fondaco.schema._nodes import short_path
 from fondaco.schema.defaults import default_value, float_array_dtype
 from fondaco.schema.logical import from_base
 from fondaco.schema.resolution import (
@@ -70,7 +71,7 @@ class _Walk:
 
     def error(self, reason: str, position: int | None = None) -> DecodeError:
         where = self.position if position is None else position
-        return DecodeError(where - self.start, reason, field=".".join(self._names) or None)
+        return DecodeError(where - self.start, reason, field=short_path(".".join(self._names)) or None)
 
     # -- pieces -----------------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from uuid import UUID
 import numpy as np
 
 from fondaco.core.errors import RowError, near_name
+from fondaco.schema._nodes import short_path
 from fondaco.schema.coerce import as_bytes, as_float, as_float32, as_int, as_items, as_text, float_items, integer_range
 from fondaco.schema.defaults import float_array_dtype
 from fondaco.schema.logical import Interval, to_base
@@ -74,7 +75,7 @@ def row_fault(kind: Type, value: Any) -> RowError:
     try:
         check_value(kind, value)
     except RowError as exc:
-        return exc
+        return RowError(None, short_path(exc.field), exc.value, exc.expected)
     except RecursionError:
         return RowError(None, "$", _show(value), "values nested less deep than the caller's stack")
     return RowError(None, "$", _show(value), expected(kind))

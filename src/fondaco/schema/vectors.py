@@ -12,12 +12,14 @@ Thread rule: pure functions over immutable bytes; views are read-only. Source: o
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from mmap import mmap
 from typing import Any, Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from fondaco.core.errors import SchemaError
 from fondaco.schema.types import INT8_SCALE_BYTES, VECTOR_ITEM_BYTES, Vector, VectorDtype
@@ -27,28 +29,37 @@ _PLAIN_NUMBERS: Final = frozenset((float, int))
 Buffer = bytes | bytearray | memoryview | mmap
 
 
-def vector(dim: int, dtype: VectorDtype = "float32", name: str | None = None) -> dict[str, object]:
+def vector(dim: int, dtype: VectorDtype | npt.DTypeLike = "float32", name: str | None = None) -> dict[str, object]:
     """Declare a vector type, to be used wherever a schema takes a type.
 
     Args:
-        dim: how many numbers, from 1.
-        dtype: `"float32"`, `"float16"`, `"bfloat16"` or `"int8"` (with one float32 scale per value).
+        dim: how many numbers, from 1; any integer.
+        dtype: `"float32"`, `"float16"`, `"bfloat16"` or `"int8"` (with one float32 scale per value), or NumPy's type of that name.
         name: of the Avro fixed; the default names dim and dtype, so equal vectors are one type.
     Raises:
         SchemaError: dim or dtype is none of these.
     """
-    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim < 1 << 28:
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not 1 <= dim < 1 << 28:
         raise SchemaError("$", f"a vector needs dim, a count of numbers from 1, not {dim!r}")
-    if dtype not in VECTOR_ITEM_BYTES:
-        raise SchemaError("$", f"vector dtype {dtype!r}; use one of {list(VECTOR_ITEM_BYTES)}")
+    kind = Vector(int(dim), _dtype_name(dtype))
     return {
         "type": "fixed",
-        "name": name or f"vector_{dtype}_{dim}",
-        "size": Vector(dim, dtype).size,
+        "name": name or f"vector_{kind.dtype}_{kind.dim}",
+        "size": kind.size,
         "logicalType": "vector",
-        "dim": dim,
-        "dtype": dtype,
+        "dim": kind.dim,
+        "dtype": kind.dtype,
     }
+
+
+def _dtype_name(dtype: object) -> VectorDtype:
+    name = dtype
+    if not isinstance(dtype, str) and dtype is not None:
+        with contextlib.suppress(TypeError):
+            name = np.dtype(dtype).name  # type: ignore[call-overload]
+    if not isinstance(name, str) or name not in VECTOR_ITEM_BYTES:
+        raise SchemaError("$", f"vector dtype {dtype!r}; use one of {list(VECTOR_ITEM_BYTES)}")
+    return name
 
 
 def vector_dtype(dtype: VectorDtype) -> np.dtype[Any]:
