@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fondaco.core.errors import ColumnNotFoundError, DecodeError, InputError, RowError
+from fondaco.core.errors import ColumnNotFoundError, DecodeError, InputError, RowError, SchemaError
 from fondaco.schema import (
     Codec,
     check_compatible,
@@ -54,6 +54,25 @@ def test_functions_of_schemas_take_arrow_schemas() -> None:
     assert len(fingerprint(pa.schema([("a", pa.int64())]))) == 8
     assert resolve(to_arrow(SCHEMA)) is not None
     assert full_form(superset([to_arrow(SCHEMA), SCHEMA])) == full_form(SCHEMA)
+
+
+def test_what_has_an_arrow_schema_declares_one() -> None:
+    columns = [pa.field("a", pa.int64()), pa.field("b", pa.string())]
+    expected = full_form(pa.schema(columns))
+    for given in (pa.struct(columns), pa.table({"a": [1], "b": ["x"]}), pa.record_batch({"a": [1], "b": ["x"]})):
+        assert full_form(given) == expected
+
+
+@pytest.mark.parametrize("given", [pa.int64(), pa.field("a", pa.int64()), pa.array([1]), 5, None, "no json{"])
+def test_what_declares_no_columns_is_refused(given: Any) -> None:
+    with pytest.raises(SchemaError):
+        Codec(given)
+
+
+def test_a_superset_of_one_schema_instead_of_a_list_is_refused() -> None:
+    for schema in ("long", SCHEMA):
+        with pytest.raises(SchemaError, match="list of schemas"):
+            superset(schema)
 
 
 @pytest.mark.parametrize(

@@ -259,14 +259,27 @@ def _primitive_named(name: str) -> pa.DataType:
 # -- Arrow to Avro ------------------------------------------------------------------------------------------------------------------
 
 
-def from_arrow(schema: pa.Schema, name: str = "Row") -> Record:
+def _schema_of(given: object) -> pa.Schema:
+    match given:
+        case pa.Schema():
+            return given
+        case pa.StructType():
+            return pa.schema(list(given))
+        case pa.Table() | pa.RecordBatch():
+            return given.schema
+    raise SchemaError("$", f"the columns of rows are declared by a pyarrow.Schema or a struct type, not by a {type(given).__name__}")
+
+
+def from_arrow(schema: pa.Schema | pa.StructType | pa.Table | pa.RecordBatch, name: str = "Row") -> Record:
     """The record whose rows hold the columns of `schema`.
 
     Args:
+        schema: or what has one: a struct type, a table, a batch.
         name: of the record, if `schema` was not made from an Avro schema. Structs are named after their place (`Row.address`).
     Raises:
-        SchemaError: a column that rows cannot hold without loss; names it and says what to cast it to.
+        SchemaError: a column that rows cannot hold without loss; names it and says what to cast it to. Or it is none of these.
     """
+    schema = _schema_of(schema)
     declared = (schema.metadata or {}).get(AVRO_KEY)
     if declared is not None:
         kind = _declared(declared)

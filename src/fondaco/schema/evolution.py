@@ -10,7 +10,7 @@ are never dropped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fondaco.core.errors import SchemaError, SchemaResolutionError
@@ -112,6 +112,8 @@ def superset(schemas: Sequence[object]) -> Type:
     Raises:
         SchemaError: two of them give one field types that no type holds; names the place.
     """
+    if isinstance(schemas, str | Mapping):
+        raise SchemaError("$", "a superset is made of a list of schemas, not of one")
     if not schemas:
         raise SchemaError("$", "a superset needs at least one schema")
     merged = as_type(schemas[0])
