@@ -70,6 +70,7 @@ def test_memory_stays_below_the_stated_bound_for_far_more_rows_than_fit_into_it(
 
 
 # Pushes rows that are far larger in memory than their file or their number says, and reports by how much that raised the highest memory.
+# Compressed, because the files that are mapped to be verified would count.
 WIDE_PROGRAM = """
 import sys
 import pyarrow as pa
@@ -98,7 +99,7 @@ def written(path, rows):
     return path + "/t.parquet"
 
 with fd.open(sys.argv[1]) as platform:
-    store = platform.create_store("s", value=pa.schema([("text", pa.string())]), partitions=2, compression="zstd")  # mapped files would count
+    store = platform.create_store("s", value=pa.schema([("text", pa.string())]), partitions=2, compression="zstd")
     data = INPUTS[sys.argv[2]](sys.argv[1], 600)
     store.push(INPUTS[sys.argv[2]](sys.argv[1] + "/..", 8))
     before = peak_bytes()

@@ -263,11 +263,17 @@ def _row_chunks(rows: Iterable[Any], batch_bytes: int) -> Iterator[Chunk]:
         yield chunk
 
 
+_SMALL = frozenset({int, float, bool, type(None)})
+
+
 def _weight(value: Any) -> int:
     """Bytes of a Python value, roughly: what can be long is measured, anything else counts as an object."""
-    if isinstance(value, (str, bytes, bytearray)):
+    kind = type(value)
+    if kind in _SMALL:  # asked first, and by the exact type: this runs for every value of every row
+        return OBJECT_BYTES
+    if kind is str or isinstance(value, (str, bytes, bytearray)):
         return OBJECT_BYTES + len(value)
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return OBJECT_BYTES + sum(map(_weight, value.values())) + OBJECT_BYTES * len(value)
     if isinstance(value, (list, tuple)):
         if value and isinstance(value[0], (int, float)):  # a vector: 1,000 numbers one by one would cost as much as to encode them

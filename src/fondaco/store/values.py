@@ -21,11 +21,20 @@ from fondaco.store.manifest import Manifest
 
 
 def value_schema_json(value: object) -> str:
-    """The value schema that `value` (Avro dict or JSON, `pa.Schema`, or a parsed type) declares, in its full form as JSON text.
+    """The value schema that `value` declares, in its full form as JSON text.
+
+    Args:
+        value: Avro dict or JSON, `pa.Schema` or `pa.struct`, a parsed type, or an Arrow table or batch that has such columns.
 
     Raises:
         SchemaError: not a schema, or not a record.
     """
+    if isinstance(value, (pa.Table, pa.RecordBatch)):
+        value = value.schema
+    elif isinstance(value, pa.StructType):
+        value = pa.schema(list(value))
+    elif isinstance(value, pa.DataType):
+        raise SchemaError("$", f"the value of a store is a record, not one {value}: name its fields, even if there is one only")
     schema = as_type(value)
     if not isinstance(schema, Record):
         raise SchemaError("$", "the value of a store is a record: name its fields, even if there is one only")
