@@ -111,7 +111,15 @@ def check_key(key: Key, schema: Schema, table: str) -> None:
                 column, list(schema), f"table {table!r} (field {field!r} of {key.entity}; another name is given by key={{{field!r}: ...}})"
             )
         if schema[column].kind != kind:
-            raise DefinitionError(f"{key.entity}.{field} is {kind}, but column {column!r} of table {table!r} is {schema[column].stored}")
+            raise DefinitionError(
+                f"{key.entity}.{field} is {kind}, but column {column!r} of table {table!r} is {schema[column].stored}"
+                f"{integers_with_gaps(kind, schema[column])}"
+            )
+
+
+def integers_with_gaps(kind: Kind, found: ColumnType) -> str:
+    """What to do where pandas made floats of integers, because some are missing."""
+    return '; in pandas write .astype("Int64") for integers that may be missing' if (kind, found.kind) == (INT, FLOAT) else ""
 
 
 def check_feature(where: str, node: Node, dtype: DType | None, schema: Schema, scan: Scan, table: str) -> Kind:

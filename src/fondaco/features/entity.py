@@ -76,15 +76,19 @@ def check_key(where: str, kind: Kind, value: object) -> object:
     """The value as a plain Python object of the kind (NumPy's scalars are unwrapped).
 
     Raises:
-        KeyTypeError: another type.
+        KeyTypeError: another type, or an integer that 64 bits cannot hold.
     """
     if kind is STRING and isinstance(value, str):
         return value
     if kind is INT and not isinstance(value, bool):
         try:
-            return operator.index(value)  # type: ignore[arg-type]
+            number = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
+        else:
+            if -(2**63) <= number < 2**63:
+                return number
+            raise KeyTypeError(f"{number} (more than 64 bits)", f"{kind} for {where}")
     if (kind is BYTES and isinstance(value, bytes)) or (kind is BOOL and isinstance(value, bool)):
         return value
     raise KeyTypeError(f"{value!r} ({type(value).__name__})", f"{kind} for {where}")

@@ -7,8 +7,8 @@ Immutable; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from fondaco.core.errors import DefinitionError, FeatureNotFoundError
 from fondaco.core.ids import check_name
@@ -18,19 +18,23 @@ from fondaco.features.plan import Binding, Selection, SetPlan
 from fondaco.features.plan import diff as plan_diff
 from fondaco.features.view import Definition, ViewSelection, ViewType, definition_of, features_of
 
+Member: TypeAlias = Feature[Any] | ViewSelection | ViewType
+
 
 class FeatureSet:
     """Features of one or several entities, for one model.
 
     Args:
         name: names its stores and records.
-        features: views (all their features), features, `View.on(...)`, `feature.alias(...)`, `feature.on(...)`.
+        features: views (all their features), features, `View.on(...)`, `feature.alias(...)`, `feature.on(...)`; several, or one.
     Raises:
         DefinitionError: two features with one output name (rename one with `.alias`), or something that is no feature.
     """
 
-    def __init__(self, name: str, features: Sequence[Feature[Any] | ViewSelection | ViewType]) -> None:
+    def __init__(self, name: str, features: Sequence[Member] | Member) -> None:
         self.name = check_name("feature set", name)
+        if not isinstance(features, Iterable) or isinstance(features, (str, ViewType)):
+            features = [features]
         self.features: dict[str, Feature[Any]] = {}
         for member in features:
             for feature in _expand(member):
@@ -114,6 +118,17 @@ class FeatureSet:
                 raise DefinitionError(
                     f"feature set {self.name!r} uses two entities named {entity.__name__}; stores are named after them: rename one"
                 )
+
+
+def check_set(value: object) -> FeatureSet:
+    """The value, which a caller gave for a feature set.
+
+    Raises:
+        DefinitionError: it is something else.
+    """
+    if isinstance(value, FeatureSet):
+        return value
+    raise DefinitionError(f'{value!r} is no feature set; name what the model reads: ft.FeatureSet("name", [View, View.feature, ...])')
 
 
 def _expand(member: object) -> list[Feature[Any]]:

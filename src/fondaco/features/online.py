@@ -18,14 +18,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pyarrow as pa
 
-from fondaco.core.clock import to_us
 from fondaco.core.errors import ColumnNotFoundError, InputError, StateError, StoreNotFoundError
 from fondaco.features import oracle
-from fondaco.features.answers import Array, FeatureColumns, FeatureRow, Output, Read
+from fondaco.features.answers import FeatureColumns, FeatureRow, Output, Read
 from fondaco.features.entity import Entity, check_key
 from fondaco.features.feature import DType
-from fondaco.features.featureset import FeatureSet
+from fondaco.features.featureset import FeatureSet, check_set
+from fondaco.features.keys import as_arrow, is_missing, key_column, present, selected
 from fondaco.features.kinds import TIMESTAMP
+from fondaco.features.moments import moment_us
 from fondaco.features.plan import Aggregate, Binding, SetPlan
 from fondaco.features.publish import EntityStore, StorePlatform, describe_built_from, entity_stores
 from fondaco.features.table import to_arrow
@@ -43,9 +44,14 @@ class OnlineReader:
             StoreNotFoundError: the set was not published yet. DefinitionError and its kin.
         """
         self._platform = platform
-        self._plan = feature_set.plan()
+        self._plan = check_set(feature_set).plan()
         stores = {store.key.entity: store for store in entity_stores(self._plan)}
         self._bindings = self._plan.bindings
+        self._kinds = {
+            column: kind
+            for binding in self._bindings
+            for column, kind in zip(binding.columns, stores[binding.entity].key.kinds, strict=True)
+        }
         self._stores = [stores[binding.entity] for binding in self._bindings]
         self._outputs = {output.name: output for output in _outputs(self._plan, self._bindings, self._stores)}
         self._fields = [list(dict.fromkeys(_fields_of(number, self._outputs.values()))) for number in range(len(self._bindings))]
@@ -79,18 +85,18 @@ class OnlineReader:
 
     # -- one row ---------------------------------------------------------------------------------------------------------------------
 
-    def get(self, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None) -> FeatureRow:
+    def get(self, *entities: Entity | Mapping[str, Any], at: datetime | str | int | None = None) -> FeatureRow:
         """The features of one row; a key that the stores do not have gives missing features, not an error.
 
         Args:
             entities: one instance of each entity of the set, in any order (several of one entity: in the order of the set's bindings); or
                 one mapping of label columns to values.
-            at: the moment by which `max_age` is judged; default: now.
+            at: the moment by which `max_age` is judged, an aware datetime, ISO text with a zone, or microseconds; default: now.
         Raises:
             InputError: an entity is missing, or one too many. KeyTypeError. NoCurrentVersionError.
             StateError: the store was published from another definition of the set.
         """
-        at_us = None
+        at_us = None if at is None else self._at(at)
         found: dict[str, Any] = {}
         states: dict[str, str] = {}
         for number, key in enumerate(self._keys_of(entities)):
@@ -105,7 +111,7 @@ class OnlineReader:
                 value = row[output.field]
                 if output.event_field is not None:
                     if at_us is None:
-                        at_us = self._at(at)
+                        at_us = self._at(None)
                     event = row[output.event_field]
                     if event is None or event < at_us - output.max_age_us:  # type: ignore[operator]
                         value = output.default
@@ -142,7 +148,7 @@ class OnlineReader:
         for column, member, kind in zip(binding.columns, store.key.fields, store.key.kinds, strict=True):
             if column not in row:
                 raise ColumnNotFoundError(column, list(row), f"the keys ({binding.entity}.{member})")
-            if row[column] is None:
+            if is_missing(row[column]):
                 return None
             values.append(check_key(f"{binding.entity}.{member}", kind, row[column]))
         return values[0] if store.single else tuple(values)
@@ -152,7 +158,7 @@ class OnlineReader:
 
     # -- many rows -------------------------------------------------------------------------------------------------------------------
 
-    def get_many(self, keys: Any, *, at: datetime | int | None = None) -> FeatureColumns:
+    def get_many(self, keys: Any, *, at: datetime | str | int | None = None) -> FeatureColumns:
         """The features of many rows, one read per entity.
 
         Args:
@@ -170,14 +176,14 @@ class OnlineReader:
         if isinstance(keys, Mapping):
             found: Mapping[str, Any] = keys
         elif isinstance(keys, (list, tuple)):
-            return self._columns_of_rows(keys)
+            found = self._columns_of_rows(keys)
         else:
             table = to_arrow(keys)
             found = {name: table[name] for name in table.column_names}
         for column in wanted:
             if column not in found:
                 raise ColumnNotFoundError(column, list(found), "the keys")
-        return found
+        return {column: key_column(f"the keys' column {column!r}", self._kinds[column], found[column]) for column in wanted}
 
     def _columns_of_rows(self, rows: Sequence[Any]) -> Mapping[str, Any]:
         columns: dict[str, list[Any]] = {column: [] for column in self._plan.key_columns}
@@ -209,21 +215,18 @@ class OnlineReader:
             raise InputError(f"the key columns {', '.join(binding.columns)} have different lengths")
         keyed = np.ones(counts.pop(), np.bool_)
         for part in parts:
-            keyed &= _not_null(part)
+            keyed &= present(part)
         if not keyed.all():
-            parts = [_select(part, keyed) for part in parts]
-        keys = parts[0] if store.single else pa.table([_column(part) for part in parts], names=list(store.key.fields))
+            parts = [selected(part, keyed) for part in parts]
+        keys = parts[0] if store.single else pa.table([as_arrow(part) for part in parts], names=list(store.key.fields))
         if isinstance(keys, pa.ChunkedArray):
             keys = keys.combine_chunks()
         return Read(self._reader(number).get_columns(keys, self._fields[number]), keyed)
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 
-    def _at(self, at: datetime | int | None) -> int:
-        try:
-            return self._platform.clock.now_us() if at is None else to_us(at)
-        except ValueError as exc:
-            raise InputError(f"at: {exc}") from None
+    def _at(self, at: datetime | str | int | None) -> int:
+        return moment_us("at", at, self._platform.clock)
 
     def _open(self, store: EntityStore) -> EmbeddedReader:
         try:
@@ -299,26 +302,6 @@ def _positions_of_entities(feature_set: FeatureSet, bindings: Sequence[Binding])
     return found
 
 
-def _not_null(part: Any) -> Array:
-    if isinstance(part, (pa.Array, pa.ChunkedArray)):
-        return np.asarray(part.is_valid()) if part.null_count else np.ones(len(part), np.bool_)
-    if isinstance(part, np.ndarray) and part.dtype != object:
-        return np.ones(len(part), np.bool_)
-    return np.fromiter((value is not None for value in part), np.bool_, len(part))
-
-
-def _select(part: Any, keep: Array) -> Any:
-    if isinstance(part, (pa.Array, pa.ChunkedArray)):
-        return part.filter(pa.array(keep))
-    if isinstance(part, np.ndarray):
-        return part[keep]
-    return [value for value, kept in zip(part, keep.tolist(), strict=True) if kept]
-
-
-def _column(part: Any) -> Any:
-    return part if isinstance(part, (pa.Array, pa.ChunkedArray)) else pa.array(part)
-
-
 # -- functions ----------------------------------------------------------------------------------------------------------------------
 
 _OPENING = threading.Lock()
@@ -328,8 +311,9 @@ _CACHE = "_online_readers"  # kept on the platform itself, so that they live as 
 def online_reader(platform: StorePlatform, feature_set: FeatureSet) -> OnlineReader:
     """The reader that `get` and `get_many` use: opened once per platform and set, kept as long as both are."""
     readers: WeakKeyDictionary[FeatureSet, OnlineReader] | None = vars(platform).get(_CACHE)
-    found = readers.get(feature_set) if readers is not None else None
+    found = readers.get(check_set(feature_set)) if readers is not None else None
     if found is None:
+        check_set(feature_set)
         with _OPENING:
             readers = vars(platform).setdefault(_CACHE, WeakKeyDictionary())
             found = readers.get(feature_set)
@@ -346,12 +330,12 @@ def close_readers(platform: StorePlatform) -> None:
 
 
 def get(
-    platform: StorePlatform, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None
+    platform: StorePlatform, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | str | int | None = None
 ) -> FeatureRow:
     """The features of one row, as `OnlineReader.get`."""
     return online_reader(platform, feature_set).get(*entities, at=at)
 
 
-def get_many(platform: StorePlatform, feature_set: FeatureSet, keys: Any, *, at: datetime | int | None = None) -> FeatureColumns:
+def get_many(platform: StorePlatform, feature_set: FeatureSet, keys: Any, *, at: datetime | str | int | None = None) -> FeatureColumns:
     """The features of many rows, as `OnlineReader.get_many`."""
     return online_reader(platform, feature_set).get_many(keys, at=at)

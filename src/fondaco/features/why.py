@@ -19,7 +19,7 @@ from fondaco.core.clock import SystemClock, from_us
 from fondaco.core.errors import InputError
 from fondaco.features import oracle
 from fondaco.features.entity import Entity, check_key, entity_fields
-from fondaco.features.featureset import FeatureSet
+from fondaco.features.featureset import FeatureSet, check_set
 from fondaco.features.kinds import TIMESTAMP, ColumnType
 from fondaco.features.moments import moment_us
 from fondaco.features.plan import Aggregate, Binding, Literal, SetPlan, ViewPlan, aggregates_of
@@ -61,7 +61,7 @@ def why(
     Raises:
         InputError: an entity that the set does not use, one too many, or none. KeyTypeError: a key of another type.
     """
-    plan = feature_set.plan()
+    plan = check_set(feature_set).plan()
     u = moment_us("at", at, platform.clock if platform is not None else SystemClock())
     keys = _keys(feature_set, plan, entities)
     tables = [definition.table for definition in feature_set.definitions]
