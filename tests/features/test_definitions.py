@@ -247,6 +247,54 @@ def test_an_unknown_feature_is_named_with_its_neighbour() -> None:
         ft.FeatureSet("s", [view])["mean_delya"]
 
 
+def test_a_set_takes_one_view_alone() -> None:
+    view = view_of(table := flights(), n=table.c.distance)
+    for alone in (view, view.n, view.on("x")):  # type: ignore[attr-defined]
+        assert ft.FeatureSet("s", alone).version == ft.FeatureSet("s", [alone]).version
+    with pytest.raises(DefinitionError, match="is no feature"):
+        ft.FeatureSet("s", "view")  # type: ignore[arg-type]
+
+
+def test_a_name_that_python_needs_names_no_feature() -> None:
+    table = flights()
+    for name in ("__class__", "__definition__", "a b"):
+        with pytest.raises(DefinitionError, match=f"{name!r} cannot name a feature"):
+            view_of(table, **{name: table.c.distance})
+    for nothing in ("", 5):
+        with pytest.raises(DefinitionError, match="cannot name a feature"):
+            view_of(table, n=table.c.distance).n.alias(nothing)  # type: ignore[attr-defined]
+
+
+def test_a_key_that_64_bits_cannot_hold_is_refused() -> None:
+    class Member(ft.Entity):
+        number: int
+
+    assert Member(-(2**63)).number == -(2**63)
+    with pytest.raises(KeyTypeError, match="more than 64 bits"):
+        Member(2**70)
+
+
+def test_sql_that_is_not_one_select_is_refused_before_it_runs(tmp_path: Path) -> None:
+    made = tmp_path / "made.csv"
+    for query in (f"copy (select 1 as x) to '{made}'; select 1 as x", f"copy (select 1 as x) to '{made}'", "", "select 1; select 2"):
+        with pytest.raises(DefinitionError, match="not one SELECT"):
+            ft.Table(ft.Sql(query)).schema()
+    assert not made.exists()
+    assert list(ft.Table(ft.Sql("with one as (select 1 as x) from one;")).schema()) == ["x"]
+
+
+def test_what_is_no_table_yet_names_the_remedy() -> None:
+    import pandas
+    import polars
+
+    with pytest.raises(DefinitionError, match=r"LazyFrame is not computed yet; write \.collect\(\)"):
+        ft.Table(polars.LazyFrame({"x": [1]}))
+    with pytest.raises(DefinitionError, match="make no table"):
+        ft.Table({"x": [1, 2], "y": [1]})
+    with pytest.raises(DefinitionError, match="make no table"):
+        ft.Table(pandas.DataFrame({"x": [1, "a"]}))
+
+
 def test_a_view_has_one_source() -> None:
     other = flights(name="other")
     with pytest.raises(DefinitionError, match="one view has one source"):
@@ -387,7 +435,9 @@ class PlaneHistory(ft.View[Plane], source=flights, refresh="stream"):
     mean_delay_7d: ft.Float32 = f.dep_delay.mean(window="7d")
     late_1d: ft.Int64 = ft.count(where=f.dep_delay > 15, window="1d")
     lasts: ft.List[ft.Float64] = f.dep_delay.last(3)
+    plain = f.dep_delay
 
+one = ft.FeatureSet("one", PlaneHistory)
 late = ft.FeatureSet("late_departure", [PlaneHistory, PlaneHistory.late_1d.alias("again"), PlaneHistory.on({"tailnum": "x"})])
 feature: ft.Feature[float] = PlaneHistory.mean_delay_7d
 plane = Plane("N14228")
@@ -396,12 +446,14 @@ name: str = plane.tailnum
 def read(row: ft.FeatureRow) -> float:
     value = row[PlaneHistory.mean_delay_7d]
     reveal_type(value)
+    plain: str = row[PlaneHistory.plain]
     return 0.0 if value is None else value
 """
 MISTAKES = {
     'Plane("N1").tailnum = "N2"': "read-only",
     "Plane(5)": "incompatible type",
     "Plane(tail='N1')": "Unexpected keyword",
+    "PlaneHistory.maen_delay_7d": 'no attribute "maen_delay_7d"',
     "wrong: ft.Feature[str] = PlaneHistory.mean_delay_7d": "Incompatible types",
 }
 

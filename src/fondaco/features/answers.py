@@ -19,6 +19,7 @@ from fondaco.features.feature import DType, Feature
 from fondaco.features.kinds import TIMESTAMP
 
 if TYPE_CHECKING:
+    from fondaco.features.expressions import Expression
     from fondaco.schema.columns import Columns
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ class FeatureRow(Mapping[str, Any]):
 
     def __init__(self, values: dict[str, Any], states: dict[str, str] | Sequence[str], outputs: Mapping[str, Output]) -> None:
         self._values, self._states, self._outputs = values, states, outputs
+
+    @overload
+    def __getitem__(self, name: Expression) -> Any: ...  # a feature without annotation; only a run knows its type
 
     @overload
     def __getitem__(self, name: Feature[T]) -> T | None: ...

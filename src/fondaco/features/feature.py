@@ -54,7 +54,13 @@ class Feature(Generic[T]):
     columns: tuple[tuple[str, str], ...] = ()
 
     def alias(self, name: str) -> Self:
-        """The same feature under another name in what a model reads."""
+        """The same feature under another name in what a model reads.
+
+        Raises:
+            DefinitionError: not a name.
+        """
+        if not isinstance(name, str) or not name:
+            raise DefinitionError(f"{name!r} cannot name a feature; give a text")
         return self._with(output=name)
 
     def on(self, columns: Mapping[str, str] | str) -> Self:

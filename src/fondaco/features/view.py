@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, get_args, get_origin
 
 from fondaco.core.errors import ColumnNotFoundError, DefinitionError, FeatureNotFoundError
 from fondaco.core.units import parse_duration_us
@@ -103,11 +103,13 @@ class ViewType(type):
                 raise ColumnNotFoundError(field, fields, f"entity {entity.__name__}")
         return tuple((field, columns.get(field, field)) for field in fields)
 
-    def __getattr__(cls, name: str) -> Any:
-        definition = cls.__dict__.get("__definition__")
-        if name.startswith("_") or definition is None:
-            raise AttributeError(name)
-        raise UnknownFeatureError(name, list(definition.nodes), f"view {cls.__name__}")
+    if not TYPE_CHECKING:  # a type checker that sees it would take every misspelt feature for one
+
+        def __getattr__(cls, name: str) -> Any:
+            definition = cls.__dict__.get("__definition__")
+            if name.startswith("_") or definition is None:
+                raise AttributeError(name)
+            raise UnknownFeatureError(name, list(definition.nodes), f"view {cls.__name__}")
 
     def __repr__(cls) -> str:
         return f"<view {cls.__name__}>"
@@ -137,6 +139,8 @@ class View(Generic[E], metaclass=ViewType):
             if not isinstance(value, Expression):
                 continue
             where = f"{cls.__name__}.{name}"
+            if not _FEATURE_NAME.fullmatch(name) or name.startswith("__"):
+                raise DefinitionError(f"{name!r} cannot name a feature: use letters, digits and '_', and no '__' at its beginning")
             _check_columns(where, value.node, source)
             nodes[name] = checks.normalise(value.node, where)
             declared[name] = dtype_of(annotations[name]) if name in annotations else None
@@ -154,8 +158,6 @@ class View(Generic[E], metaclass=ViewType):
             for feature in plan.features:
                 kinds[feature.name] = (SCALARS.get(feature.dtype, List), dtype_named(feature.dtype))
         for name in nodes:
-            if not _FEATURE_NAME.fullmatch(name):
-                raise DefinitionError(f"{name!r} cannot name a feature: use letters, digits and '_'")
             kind, dtype = kinds.get(name) or declared[name] or (Feature, None)
             made = kind.__new__(kind)
             made.__dict__.update(view=cls, name=name, output=name, columns=())
