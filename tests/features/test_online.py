@@ -204,6 +204,11 @@ def test_keys_of_every_form_give_the_same_columns(platform: Any) -> None:
         [{"tailnum": name} for name in names],
         {"tailnum": names},
         {"tailnum": np.array(names, object)},
+        {"tailnum": pandas.Series(names)},
+        {"tailnum": pandas.Series(names, dtype="category")},
+        {"tailnum": polars.Series(names)},
+        polars.DataFrame({"tailnum": names}, schema={"tailnum": polars.Categorical}),
+        pa.table({"tailnum": pa.array(names, pa.string_view())}),
         {"tailnum": pa.array(names)},
         pa.table({"tailnum": names}),
         pandas.DataFrame({"tailnum": names}),
@@ -218,6 +223,56 @@ def test_keys_of_every_form_give_the_same_columns(platform: Any) -> None:
     assert ft.get_many(platform, feature_set, {"tailnum": []}).row_count == 0
     with pytest.raises(ColumnNotFoundError):
         ft.get_many(platform, feature_set, {"tail": names})
+
+
+def test_keys_that_are_missing_are_null_in_every_form(platform: Any) -> None:
+    feature_set = make_set()
+    ft.publish(platform, feature_set)
+    import pandas
+    import polars
+
+    expected = ft.get_many(platform, feature_set, KEYS).to_arrow().to_pydict()
+    views = pa.table({name: KEYS[name].cast(pa.string_view()) for name in KEYS.column_names})
+    nan = {name: np.array([math.nan if key is None else key for key in KEYS[name].to_pylist()], object) for name in KEYS.column_names}
+    na = {name: [pandas.NA if key is None else key for key in KEYS[name].to_pylist()] for name in KEYS.column_names}
+    categories = polars.from_arrow(KEYS).with_columns(polars.all().cast(polars.Categorical))  # type: ignore[union-attr]
+    for keys in (KEYS.to_pandas(), polars.from_arrow(KEYS), categories, views, KEYS.to_pydict(), KEYS.to_pylist(), nan, na):
+        assert ft.get_many(platform, feature_set, keys).to_arrow().to_pydict() == expected
+    assert dict(ft.get(platform, feature_set, {"tailnum": math.nan, "origin": "JFK", "dest": None}))["mean"] is None
+
+
+def test_integer_keys_that_a_missing_one_made_floats_are_integers_again(platform: Any) -> None:
+    class Member(ft.Entity):
+        number: int
+
+    rows = pa.table({"number": [1, 2], "x": [10, 20]})
+    table = ft.Table(rows, name="rows", key=Member)
+
+    class Facts(ft.View[Member], source=table):
+        x = table.c.x
+
+    feature_set = ft.FeatureSet("members", Facts)
+    ft.publish(platform, feature_set)
+    import pandas
+
+    frame = pandas.DataFrame({"number": [1, None, 2]})
+    assert frame["number"].dtype == np.float64
+    for keys in (
+        frame,
+        {"number": frame["number"].to_numpy()},
+        {"number": frame["number"]},
+        frame.to_dict("records"),
+        frame.astype("Int64"),
+    ):
+        assert ft.get_many(platform, feature_set, keys).arrow("x").to_pylist() == [10, None, 20]
+    for wrong in (1.5, math.inf, 2.0**60):
+        for form in ([wrong], np.array([wrong]), pa.array([wrong])):
+            with pytest.raises(KeyTypeError, match="Int64"):
+                ft.get_many(platform, feature_set, {"number": form})
+    with pytest.raises(DefinitionError, match=r'astype\("Int64"\)'):
+        ft.training_set(None, feature_set, frame.assign(at=NOW), at="at")
+    with pytest.raises(InputError, match="expected an array"):
+        ft.get_many(platform, feature_set, {"number": 1})
 
 
 def test_publishing_again_makes_a_new_version_and_readers_follow(platform: Any) -> None:
@@ -281,6 +336,80 @@ def test_a_feature_that_changes_its_type_needs_another_name(platform: Any) -> No
     with pytest.raises(SchemaError, match="x"):
         ft.publish(platform, defined(lambda c: c.origin))
     assert ft.get(platform, defined(lambda c: c.delay), Plane("N2"))["x"] == 4.0
+
+
+def test_moments_are_checked_wherever_they_are_given(platform: Any) -> None:
+    flights = ft.Table(FLIGHTS, time="t", key=Plane)
+
+    class Flown(ft.View[Plane], source=flights):
+        n: ft.Int64 = ft.count()
+
+    feature_set = ft.FeatureSet("flown", Flown)
+    ft.publish(platform, feature_set, as_of="2013-01-03T01:00:00+01:00")
+    assert platform.store("flown.Plane").pushes()[-1].built_from["as_of_us"] == int(NOW.timestamp()) * 1_000_000
+    assert ft.get(platform, feature_set, Plane("N1"), at="2013-01-03T00:00:00Z")["n"] == 3
+    wrong: Any
+    for wrong in ("2013-01-01", dt.datetime(2013, 1, 1), "yesterday", 1.5, dt.date(2013, 1, 1)):
+        for call in (
+            lambda wrong=wrong: ft.publish(platform, feature_set, as_of=wrong),
+            lambda wrong=wrong: ft.get(platform, feature_set, Plane("N1"), at=wrong),
+            lambda wrong=wrong: ft.get_many(platform, feature_set, [Plane("N1")], at=wrong),
+            lambda wrong=wrong: ft.why(platform, feature_set, Plane("N1"), at=wrong),
+        ):
+            with pytest.raises(InputError, match=r"no time zone|is no moment"):
+                call()
+
+
+def test_what_is_no_feature_set_is_refused(platform: Any) -> None:
+    view: Any = definition()
+    for wrong in (view, [view], "flown"):
+        for call in (
+            lambda wrong=wrong: ft.publish(platform, wrong),
+            lambda wrong=wrong: ft.get(platform, wrong, Plane("N1")),
+            lambda wrong=wrong: ft.get_many(platform, wrong, [Plane("N1")]),
+            lambda wrong=wrong: ft.why(platform, wrong, Plane("N1")),
+            lambda wrong=wrong: ft.OnlineReader(platform, wrong),
+            lambda wrong=wrong: ft.training_set(platform, wrong, KEYS, at="at"),
+        ):
+            with pytest.raises(DefinitionError, match="is no feature set"):
+                call()
+
+
+def definition() -> type[ft.View[Plane]]:
+    flights = ft.Table(FLIGHTS, time="t", key=Plane)
+
+    class Flown(ft.View[Plane], source=flights):
+        n: ft.Int64 = ft.count()
+
+    return Flown
+
+
+def test_a_closed_platform_reads_no_features(platform: Any) -> None:
+    feature_set = ft.FeatureSet("flown", definition())
+    platform.publish(feature_set)
+    assert platform.get(feature_set, Plane("N2"))["n"] == 1
+    platform.close()
+    for call in (lambda: platform.get(feature_set, Plane("N2")), lambda: platform.get_many(feature_set, [Plane("N2")])):
+        with pytest.raises(StateError, match="closed"):
+            call()
+
+
+def test_a_publish_that_fails_leaves_no_plan_in_the_catalog(platform: Any) -> None:
+    platform.create_store("late.Airport", key="long", value=pa.schema([("x", pa.int64())]))
+    with pytest.raises((AlreadyExistsError, SchemaError)):
+        ft.publish(platform, make_set())
+    with platform.catalog.read() as connection:
+        assert records.feature_sets(connection, "late") == []
+
+
+def test_a_name_that_no_field_can_have_is_refused_before_anything_runs(platform: Any) -> None:
+    feature_set = ft.FeatureSet("flown", definition().n.alias("flown so far"))  # type: ignore[attr-defined]
+    assert ft.training_set(None, feature_set, KEYS.append_column("at", pa.array([NOW] * 5, US)), at="at").to_arrow().num_columns == 5
+    with pytest.raises(DefinitionError, match=r'cannot name a field of a store.*\.alias\("flown_so_far"\)'):
+        ft.publish(platform, feature_set)
+    assert platform.stores() == []
+    with pytest.raises(DefinitionError, match=r'\.alias\("_1st"\)'):
+        ft.publish(platform, ft.FeatureSet("flown", definition().n.alias("1st")))  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_read_online_is_refused(platform: Any) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
-from fondaco.core.clock import Clock, to_us
-from fondaco.core.errors import DefinitionError, InputError
+from fondaco.core.clock import Clock
+from fondaco.core.errors import DefinitionError
 from fondaco.features.engine import Engine, Options, Share
 from fondaco.features.feature import DType, dtype_named
-from fondaco.features.featureset import FeatureSet
+from fondaco.features.featureset import FeatureSet, check_set
 from fondaco.features.kinds import BOOL, BYTES, INT, STRING, TIMESTAMP, Kind
+from fondaco.features.moments import moment_us
 from fondaco.features.order import arrow_array
 from fondaco.features.plan import (
     Aggregate,
@@ -55,6 +57,7 @@ ROWS_PER_SHARE: Final = 1 << 17  # source rows whose keys are worked off at once
 SHARES_MAX: Final = 128  # every share reads the sources once more; beyond 16M rows shares grow instead
 PUBLISH_MEMORY: Final = "1GB"  # DuckDB spills to a temporary directory beyond it
 _AT: Final = "as of"  # the time column of the labels; no identifier, so no entity has such a field
+_FIELD_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _AVRO: Final = {
     "bool": "boolean",
     **dict.fromkeys(("int8", "int16", "int32"), "int"),
@@ -179,10 +182,21 @@ def _stored(view: ViewPlan, selection: Selection) -> Stored:
 def _check_fields(plan: SetPlan, key: Key, members: tuple[Stored, ...]) -> None:
     names = [name for stored in members for name in (stored.field, stored.event_field) if name is not None]
     for name in names:
+        if not _FIELD_NAME.fullmatch(name):
+            raise DefinitionError(
+                f"feature set {plan.name!r}: {name!r} cannot name a field of a store; use letters, digits and '_', as in "
+                f'.alias("{_field_like(name)}")'
+            )
         if name in key.fields or names.count(name) > 1:
             raise DefinitionError(
                 f"feature set {plan.name!r}: the name {name!r} is taken in the store of {key.entity}; rename the feature with .alias(...)"
             )
+
+
+def _field_like(name: str) -> str:
+    """The nearest name that a field can have."""
+    found = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return found if _FIELD_NAME.fullmatch(found) else f"_{found}"
 
 
 # -- publishing ---------------------------------------------------------------------------------------------------------------------
@@ -192,7 +206,7 @@ def publish(
     platform: StorePlatform,
     feature_set: FeatureSet,
     *,
-    as_of: datetime | int | None = None,
+    as_of: datetime | str | int | None = None,
     memory_limit: str = PUBLISH_MEMORY,
     threads: int | None = None,
     progress: bool | None = None,
@@ -200,7 +214,7 @@ def publish(
     """Compute every feature of the set as of a moment, for every key the sources know by then, and push one store per entity.
 
     Args:
-        as_of: an aware datetime, or microseconds since the epoch; default: now.
+        as_of: an aware datetime, ISO text with a zone, or microseconds since the epoch; default: now.
         memory_limit: of DuckDB; beyond it, it spills to a temporary directory.
         progress: as in `Store.push`.
     Returns:
@@ -210,11 +224,10 @@ def publish(
         DefinitionError and its kin: before anything runs. SchemaResolutionError: a feature has changed its type since the last publish;
             give it another name, or delete the store. As `Store.push`; its version is then not current, and the old one still is.
     """
-    plan = feature_set.plan()
+    plan = check_set(feature_set).plan()
     stores = entity_stores(plan)
-    as_of_us = _moment(platform, as_of)
+    as_of_us = moment_us("as_of", as_of, platform.clock)
     tables = [definition.table for definition in feature_set.definitions]
-    _record_plan(platform, plan)
     options = Options(memory_limit=memory_limit, threads=threads)
     reports = []
     for target in stores:
@@ -226,14 +239,8 @@ def publish(
             reports.append(store.push_empty(as_of=as_of_us))
         else:
             reports.append(store.push(_chain(first, batches), as_of=as_of_us, built_from=built_from, progress=progress))
+    _record_plan(platform, plan)  # last: the catalog lists what was published, not what was tried
     return reports
-
-
-def _moment(platform: StorePlatform, as_of: datetime | int | None) -> int:
-    try:
-        return platform.clock.now_us() if as_of is None else to_us(as_of)
-    except ValueError as exc:
-        raise InputError(f"as_of: {exc}") from None
 
 
 def _ensure_store(platform: StorePlatform, target: EntityStore) -> Store:
