@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from fondaco.core.errors import ColumnNotFoundError, DefinitionError, InputError, NaiveTimestampError
+from fondaco.features.checks import integers_with_gaps
 from fondaco.features.kinds import TIMESTAMP, ColumnType, column_type
 from fondaco.features.plan import SetPlan
-from fondaco.features.table import Table, shared, to_arrow
+from fondaco.features.table import Table, check_zone, shared, to_arrow
+
+_ALL_NULL = '"NULL"'  # the type of a column without a single value
 
 
 def read_labels(labels: object) -> pa.Table:
@@ -52,13 +55,14 @@ def check_labels(plan: SetPlan, labels: pa.Table, at: str, tz: str | None) -> No
     Raises:
         ColumnNotFoundError, NaiveTimestampError, DefinitionError.
     """
+    check_zone(tz)
     repeated = sorted({name for name in labels.column_names if labels.column_names.count(name) > 1})
     if repeated:
         raise DefinitionError(f"the labels have two columns named {repeated[0]!r}")
     types = label_types(labels)
     if at not in types:
         raise ColumnNotFoundError(at, list(types), "the labels (at=)")
-    if types[at].kind != TIMESTAMP:
+    if types[at].kind != TIMESTAMP and types[at].stored != _ALL_NULL:
         raise DefinitionError(f"at={at!r}: the labels' column is {types[at].stored}, expected a timestamp")
     if types[at].naive and tz is None:
         raise NaiveTimestampError(at, "the labels")
@@ -68,7 +72,10 @@ def check_labels(plan: SetPlan, labels: pa.Table, at: str, tz: str | None) -> No
             if column not in types:
                 where = f'the labels ({view.key.entity}.{member}; another column is named by {view.name}.on({{"{member}": ...}}))'
                 raise ColumnNotFoundError(column, list(types), where)
-            if types[column].kind != kind and types[column].stored != '"NULL"':
-                raise DefinitionError(f"the labels' column {column!r} is {types[column].stored}, but {view.key.entity}.{member} is {kind}")
+            if types[column].kind != kind and types[column].stored != _ALL_NULL:
+                raise DefinitionError(
+                    f"the labels' column {column!r} is {types[column].stored}, but {view.key.entity}.{member} is {kind}"
+                    f"{integers_with_gaps(kind, types[column])}"
+                )
         if chosen.output in types:
             raise DefinitionError(f"the labels have a column {chosen.output!r}, which is also a feature; rename one (feature.alias(...))")

@@ -11,7 +11,7 @@ import glob
 import os
 import threading
 import zoneinfo
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,8 +103,7 @@ class Table:
             raise DefinitionError(
                 f"known_at={known_at!r} without time=: name the column of the event time too, or leave both out for static facts"
             )
-        if tz is not None and tz not in zoneinfo.available_timezones():
-            raise DefinitionError(f'tz={tz!r} is no time zone; write for example "UTC" or "America/New_York"')
+        check_zone(tz)
         self.time, self.known_at, self.tz = time, known_at, tz
         self._paths: tuple[str, ...] = ()
         self._arrow: pa.Table | None = None
@@ -242,10 +241,10 @@ class Table:
             if self._sql is not None:
                 for table, content in self._sql.tables.items():
                     connection.register(table, content)
-                relation = connection.sql(self._sql.query)
-                if relation is None:
+                statements = connection.extract_statements(self._sql.query)
+                if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:  # before any of them has run
                     raise DefinitionError(f"table {self.name!r}: the SQL is not one SELECT: {self._sql.query}")
-                return relation
+                return connection.sql(self._sql.query)
             files = self.files()
             if not files:
                 raise InputError(f"table {self.name!r}: no such file: {', '.join(self._paths)}")
@@ -311,6 +310,15 @@ def shared() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
+def check_zone(tz: str | None) -> None:
+    """
+    Raises:
+        DefinitionError: no time zone's name.
+    """
+    if tz is not None and tz not in zoneinfo.available_timezones():
+        raise DefinitionError(f'tz={tz!r} is no time zone; write for example "UTC" or "America/New_York"')
+
+
 def connect(**settings: str | bool | int) -> duckdb.DuckDBPyConnection:
     """A fresh DuckDB in memory that reads and writes times in UTC.
 
@@ -338,16 +346,25 @@ def to_arrow(content: object) -> pa.Table:
     if isinstance(content, pa.RecordBatch):
         return pa.Table.from_batches([content])
     if type(content).__module__.partition(".")[0] == "pandas":
-        return pa.Table.from_pandas(content, preserve_index=False)
+        return _as_table(lambda: pa.Table.from_pandas(content, preserve_index=False))
     if hasattr(content, "to_arrow_table"):  # a DuckDB relation, bound to its own connection: its rows are taken now
         return content.to_arrow_table()
     if hasattr(content, "__arrow_c_stream__"):
         return pa.table(content)
     if isinstance(content, Mapping):
-        return pa.table(dict(content))
+        return _as_table(lambda: pa.table(dict(content)))
+    if hasattr(content, "collect"):
+        raise DefinitionError(f"{type(content).__name__} is not computed yet; write .collect() behind it")
     raise DefinitionError(
-        f"{type(content).__name__} is no source: give paths of Parquet or CSV files, an Arrow, pandas or Polars table, or ft.Sql(...)"
+        f"{type(content).__name__} is no table: give paths of Parquet or CSV files, an Arrow, pandas or Polars table, or ft.Sql(...)"
     )
+
+
+def _as_table(make: Callable[[], pa.Table]) -> pa.Table:
+    try:
+        return make()
+    except (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise DefinitionError(f"the columns make no table: {exc}") from exc
 
 
 def _normalise_keys(key: Any) -> dict[type[Entity] | None, Mapping[str, str]]:
