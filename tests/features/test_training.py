@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +327,89 @@ def test_labels_that_do_not_fit_are_refused_before_anything_runs() -> None:
         ft.training_set(None, feature_set, LABELS.rename_columns(["flown", "tailnum", "at"]), at="at")
 
 
+def test_a_zone_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(DefinitionError, match="is no time zone"):
+        ft.training_set(None, ft.FeatureSet("s", history(FLIGHTS)), LABELS, at="at", tz="Mars/Olympus")
+
+
+def test_labels_without_a_single_time_have_null_features() -> None:
+    labels = LABELS.select(["tailnum"]).append_column("at", pa.nulls(LABELS.num_rows))
+    table = ft.training_set(None, ft.FeatureSet("s", history(FLIGHTS)), labels, at="at").to_arrow()
+    assert all(set(table[name].to_pylist()) == {None} for name in EXPECTED)
+
+
+def test_rows_of_labels_may_leave_columns_out() -> None:
+    rows = [{"tailnum": "N1"}, {"at": at("2013-01-02"), "tailnum": "N2"}]
+    table = ft.training_set(None, ft.FeatureSet("s", history(FLIGHTS)), rows, at="at").to_arrow()
+    assert table["flown"].to_pylist() == [None, 1]
+    with pytest.raises(InputError, match="make no table"):
+        ft.training_set(None, ft.FeatureSet("s", history(FLIGHTS)), [{"tailnum": 1}, {"tailnum": "N1"}], at="at")
+
+
+ENDLESS = """
+import signal, sys, threading
+import pyarrow as pa
+from fondaco import features as ft
+from fondaco.features.engine import Session
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in children of some shells
+
+class Plane(ft.Entity):
+    tailnum: str
+
+slow = "(select count(*) from range(1000000000000) r(i) where hash(i) % 7 = 3)"
+table = ft.Table(ft.Sql(f"select 'N1' as tailnum, timestamptz '2013-01-01' as t, {slow} as x"), time="t", key=Plane)
+
+class First(ft.View[Plane], source=table):
+    newest = table.c.x
+
+class Second(ft.View[Plane], source=table):
+    total = table.c.x.sum(window="1d")
+
+query = Session.query
+
+def announced(self, text):
+    if threading.current_thread().name.startswith("fondaco-join"):
+        print("joining", flush=True)
+    return query(self, text)
+
+Session.query = announced
+labels = pa.table({"tailnum": ["N1"], "at": pa.array([0], pa.timestamp("us", tz="UTC"))})
+try:
+    ft.training_set(None, ft.FeatureSet("s", [First, Second]), labels, at="at").to_arrow()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+def test_ctrl_c_stops_a_join_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "joining\n"
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=10)
+        finally:
+            child.kill()
+    assert out.splitlines()[-1] == "stopped", err
+    assert child.returncode == 0
+
+
+def test_an_error_of_one_view_does_not_wait_for_another() -> None:
+    slow = "(select count(*) from range(1000000000000) r(i) where hash(i) % 7 = 3)"
+    endless = ft.Table(ft.Sql(f"select 'N1' as tailnum, timestamptz '2013-01-01' as t, {slow} as x"), time="t", key=Plane)
+    wrong = ft.Table(pa.table({"tailnum": ["N1"], "t": pa.array([0], US), "x": [1 << 62]}), time="t", key=Plane)
+
+    class Endless(ft.View[Plane], source=endless):
+        newest = endless.c.x
+
+    class Wrong(ft.View[Plane], source=wrong):
+        total = (wrong.c.x * 4).sum()
+
+    with pytest.raises(DataError):
+        ft.training_set(None, ft.FeatureSet("s", [Endless, Wrong]), LABELS, at="at").to_arrow()
+
+
 def test_an_integer_overflow_is_an_error_and_not_a_wrong_number() -> None:
     source = pa.table({"tailnum": ["N1", "N1"], "t": pa.array([0, 1], US), "n": [2**62, 2**62]})
     table = ft.Table(source, time="t", key=Plane)
@@ -368,6 +454,17 @@ def test_the_record_says_what_it_was_made_from(tmp_path: Path) -> None:
         os.utime(path, ns=(1, 1))
         assert ft.training_set(platform, feature_set, LABELS, at="at").record.sources != record.sources
     assert ft.training_set(None, feature_set, LABELS.slice(1), at="at").record.label_hash != record.label_hash
+
+
+def test_the_hash_of_the_labels_covers_every_column() -> None:
+    feature_set = ft.FeatureSet("s", history(FLIGHTS))
+
+    def label_hash(labels: pa.Table) -> str:
+        return ft.training_set(None, feature_set, labels, at="at").record.label_hash
+
+    assert label_hash(LABELS) == label_hash(pa.concat_tables([LABELS.slice(0, 2), LABELS.slice(2)]))
+    others = LABELS.set_column(0, "y", pa.array([1, 2, 3, 4, 5, 7]))
+    assert len({label_hash(LABELS), label_hash(others), label_hash(LABELS.rename_columns(["z", "tailnum", "at"]))}) == 3
 
 
 def test_it_is_computed_once_and_explains_itself() -> None:

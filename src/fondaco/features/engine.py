@@ -5,10 +5,12 @@ Sources are streamed by DuckDB within its memory limit; labels and answers are i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 TIE_PROBE_ROWS_MAX: Final = 50_000_000  # beyond it rows are taken to tie, which is always right and only slower: the probe holds 8 B a row
 MERGE_VALUES_MAX: Final = 1 << 25  # 256 MiB: larger sources are joined by DuckDB, which spills
 CONCURRENT_UNITS: Final = 2
+INTERRUPT_EVERY_S: Final = 0.05
 _SOURCE_NUMBERS: Final = itertools.count()
 
 
@@ -103,6 +106,8 @@ class Engine:
         except InputError:
             self._spill.cleanup()
             raise
+        self._working: set[Session] = set()
+        self._stopped = False
         self._prepared = self._prepare_labels()
         return self
 
@@ -132,20 +137,49 @@ class Engine:
         """
         units = self.units()
         computed: dict[tuple[int, Binding, Aggregate], pa.ChunkedArray] = {}
-        with ThreadPoolExecutor(CONCURRENT_UNITS, thread_name_prefix="fondaco-join") as pool:
-            answers = list(pool.map(self._compute, units))
+        answers = self._compute_all(units)
         for unit, columns in zip(units, answers, strict=True):
             for aggregate, column in columns.items():
                 computed[unit.view_index, unit.binding, aggregate] = column
         return self._derive(computed)
 
+    def _compute_all(self, units: list[Unit]) -> list[dict[Aggregate, pa.ChunkedArray]]:
+        """The answers of each unit; where one fails or Ctrl-C is pressed, the others are not waited for but interrupted."""
+        pool = ThreadPoolExecutor(CONCURRENT_UNITS, thread_name_prefix="fondaco-join")
+        try:
+            futures = [pool.submit(self._compute, unit) for unit in units]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._stopped = True
+            while self._working:  # again and again: an interrupt is lost on a session between two queries
+                for session in list(self._working):
+                    session.interrupt()
+                time.sleep(INTERRUPT_EVERY_S)
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
     def _compute(self, unit: Unit) -> dict[Aggregate, pa.ChunkedArray]:
+        session = self._session(unit)
+        self._working.add(session)
+        try:
+            if self._stopped:  # asked after `add`, and set before `_working` is looked at: one of the two sees the other
+                raise CancelledError
+            return self._answers(session)
+        finally:
+            self._working.discard(session)
+
+    def _answers(self, session: Session) -> dict[Aggregate, pa.ChunkedArray]:
         columns = {}
-        with self._session(unit) as session:
+        with session:
             for statement in session.statements():
                 table = session.answer(statement)
                 assert table.num_rows == self._labels.num_rows, (
-                    f"{unit.view.name}: {table.num_rows} rows for {self._labels.num_rows} labels"
+                    f"{self._plan.name}: {table.num_rows} rows for {self._labels.num_rows} labels"
                 )
                 for number, aggregate in enumerate(statement.aggregates):
                     columns[aggregate] = table[f"a{number}"]
@@ -247,6 +281,13 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._cursor.close()
+
+    def interrupt(self) -> None:
+        """Make the statement that runs in another thread fail at once; nothing if none does."""
+        import duckdb
+
+        with contextlib.suppress(duckdb.Error):  # closed meanwhile
+            self._cursor.interrupt()
 
     def register(self, name: str, table: pa.Table) -> None:
         """Make an Arrow table visible under a name."""

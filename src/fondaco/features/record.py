@@ -48,7 +48,10 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training set was made from; enough to make it again and to see what changed if it differs."""
+    """What a training set was made from; enough to make it again and to see what changed if it differs.
+
+    `label_hash` covers every column of the labels, those that the features do not read included.
+    """
 
     feature_set: str
     plan_hash: str

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from fondaco.core.clock import SystemClock, from_us
 from fondaco.features.engine import Engine, Options
-from fondaco.features.featureset import FeatureSet
+from fondaco.features.featureset import FeatureSet, check_set
 from fondaco.features.labels import check_labels, read_labels
 from fondaco.features.plan import SetPlan, canonical_json
 from fondaco.features.record import RecordKeeper, TrainingRecord, arrow_hash, fingerprints, keep
@@ -36,7 +36,7 @@ class TrainingSet:
 
     def __init__(self, feature_set: FeatureSet, labels: pa.Table, at: str, options: Options) -> None:
         self._set, self._labels, self._at, self._options = feature_set, labels, at, options
-        self._plan = feature_set.plan()
+        self._plan = check_set(feature_set).plan()
         self._tables = [definition.table for definition in feature_set.definitions]
         check_labels(self._plan, labels, at, options.tz)
         self._result: _Result | None = None
@@ -114,7 +114,7 @@ class TrainingSet:
             plan_hash=self._plan.version,
             plan=canonical_json(self._plan),
             sources=fingerprints(self._tables),
-            label_hash=arrow_hash(self._labels.select([*self._plan.key_columns, self._at])),
+            label_hash=arrow_hash(self._labels),
             at=self._at,
             rows=rows,
             null_rates={s.output: table[s.output].null_count / rows if rows else 0.0 for s in self._plan.selections},
@@ -138,8 +138,8 @@ def training_set(
 
     Args:
         platform: keeps the record of the training set in its catalog; None keeps it nowhere but in the result.
-        labels: Arrow, pandas or Polars table, or paths of Parquet or CSV files; its key columns are named like the entities' fields,
-            or as `on(...)` says. Rows may repeat, be in any order, and have null keys (their features are null).
+        labels: Arrow, pandas or Polars table, a list of dicts, or paths of Parquet or CSV files; its key columns are named like the
+            entities' fields, or as `on(...)` says. Rows may repeat, be in any order, and have null keys (their features are null).
         at: the label's time column. tz: its zone, if it has none.
         memory_limit: of DuckDB, such as "1GB"; beyond it, it spills to a temporary directory.
     Raises:
