@@ -186,7 +186,8 @@ def test_rows_named_in_errors_are_right_behind_empty_ends_of_pages(tmp_path):
 def test_dropping_records_leaves_the_pages_of_a_file_that_never_saw_them(tmp_path_factory, sizes, seed, buffer_pages):
     directory = tmp_path_factory.mktemp("base")
     rng = np.random.default_rng(seed)
-    records = [(b"%d" % rng.integers(0, 25), rng.bytes(size)) for size in sizes]
+    # the row number makes every value different: of equal records the first stays, of different ones the last
+    records = [(b"%d" % rng.integers(0, 25), rng.bytes(size) + b"%d" % row) for row, size in enumerate(sizes)]
     write(directory / "a", records, on_duplicate=OnDuplicate.KEEP_LAST, buffer_bytes=4096 * buffer_pages)
     last = {key: row for row, (key, _) in enumerate(records)}
     write(directory / "b", [records[row] for row in sorted(last.values())])

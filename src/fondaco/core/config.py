@@ -22,7 +22,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compression: str = "auto"
     rewind: str = "24h"
     keep: int = 2
-    batch_bytes: int = 16 << 20  # rows of a push in flight at once; the memory bound of docs/internals/base-file.md counts it
+    batch_bytes: int = 16 << 20  # rows of a push in flight at once; the memory bound of store/builder.py counts it
     sample_bytes: int = 32 << 20  # head of a push, kept to train the dictionary and to choose the compression
 
 
