@@ -16,6 +16,7 @@ from fondaco.core.errors import InputError, KeyTypeError
 from fondaco.features.kinds import INT, Kind
 
 Array = np.ndarray[Any, Any]
+_PLAIN = frozenset((str, int, bytes, bool, type(None)))
 _EXACT_MAX = 1 << 53  # whole floats up to it name one integer each
 
 
@@ -40,7 +41,10 @@ def key_column(where: str, kind: Kind, part: Any) -> Any:
         return _arrow_column(where, kind, part)
     if isinstance(part, np.ndarray) and part.dtype != object:
         return part
-    return [_value(where, kind, value) for value in part]
+    values = part.tolist() if isinstance(part, np.ndarray) else part
+    if _PLAIN.issuperset(map(type, values)):  # the usual case; a loop over the values would take longer than reading them
+        return values
+    return [_value(where, kind, value) for value in values]
 
 
 def _from_series(part: Any) -> Any:
