@@ -254,7 +254,9 @@ class Platform:
 
         return features.training_set(self, feature_set, labels, at=at, tz=tz, memory_limit=memory_limit, threads=threads)
 
-    def publish(self, feature_set: FeatureSet, *, as_of: datetime | int | None = None, progress: bool | None = None) -> list[PushReport]:
+    def publish(
+        self, feature_set: FeatureSet, *, as_of: datetime | str | int | None = None, progress: bool | None = None
+    ) -> list[PushReport]:
         """Compute every feature as of a moment (default: now) for every key known by then, and push one store per entity.
 
         Raises:
@@ -264,7 +266,7 @@ class Platform:
 
         return features.publish(self, feature_set, as_of=as_of, progress=progress)
 
-    def get(self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None) -> FeatureRow:
+    def get(self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | str | int | None = None) -> FeatureRow:
         """The features of one row, from what was published: `platform.get(late, Plane("N14228"), Carrier("UA"))`.
 
         Args:
@@ -278,7 +280,7 @@ class Platform:
         self._reads_features = True
         return features.get(self, feature_set, *entities, at=at)
 
-    def get_many(self, feature_set: FeatureSet, keys: object, *, at: datetime | int | None = None) -> FeatureColumns:
+    def get_many(self, feature_set: FeatureSet, keys: object, *, at: datetime | str | int | None = None) -> FeatureColumns:
         """The features of many rows, as columns.
 
         Args:
@@ -291,7 +293,9 @@ class Platform:
         self._reads_features = True
         return features.get_many(self, feature_set, keys, at=at)
 
-    def why(self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | int | None = None) -> dict[str, Reason]:
+    def why(
+        self, feature_set: FeatureSet, *entities: Entity | Mapping[str, Any], at: datetime | str | int | None = None
+    ) -> dict[str, Reason]:
         """The source rows that make each feature what it is at a moment (default: now).
 
         `print(platform.why(late, Plane("N14228"))["seats"])` prints them.
