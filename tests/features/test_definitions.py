@@ -295,6 +295,22 @@ def test_what_is_no_table_yet_names_the_remedy() -> None:
         ft.Table(pandas.DataFrame({"x": [1, "a"]}))
 
 
+def test_what_names_no_column_is_refused() -> None:
+    view = view_of(table := flights(), n=table.c.distance)
+    for make in (
+        lambda: view.on(5),
+        lambda: view.n.on({"tailnum": 5}),  # type: ignore[attr-defined]
+        lambda: ft.Table(FLIGHTS, key={Plane: 5}),
+        lambda: ft.Table(FLIGHTS, key={5: "tailnum"}),
+        lambda: ft.Table(FLIGHTS, tz=["UTC"]),  # type: ignore[arg-type]
+        lambda: ft.Sql(5),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(DefinitionError, match=r"on\(|key=|tz=|text of a query"):
+            make()
+    with pytest.raises(ColumnNotFoundError, match="no column 5"):
+        ft.training_set(None, ft.FeatureSet("s", view), FLIGHTS, at=5)  # type: ignore[arg-type]
+
+
 def test_a_view_has_one_source() -> None:
     other = flights(name="other")
     with pytest.raises(DefinitionError, match="one view has one source"):

@@ -271,8 +271,9 @@ def test_integer_keys_that_a_missing_one_made_floats_are_integers_again(platform
                 ft.get_many(platform, feature_set, {"number": form})
     with pytest.raises(DefinitionError, match=r'astype\("Int64"\)'):
         ft.training_set(None, feature_set, frame.assign(at=NOW), at="at")
-    with pytest.raises(InputError, match="expected an array"):
-        ft.get_many(platform, feature_set, {"number": 1})
+    for none in (1, "ab", np.array(1), np.array([[1]]), {1}):
+        with pytest.raises(InputError, match="expected an array"):
+            ft.get_many(platform, feature_set, {"number": none})
 
 
 def test_publishing_again_makes_a_new_version_and_readers_follow(platform: Any) -> None:

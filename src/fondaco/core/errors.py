@@ -42,8 +42,8 @@ from typing import ClassVar, Literal
 
 def near_name(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`, or None when none is similar enough to be a slip of the fingers."""
-    by_folded = {candidate.casefold(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    by_folded = {str(candidate).casefold(): candidate for candidate in candidates}  # a slip may be a number
+    found = difflib.get_close_matches(str(name).casefold(), list(by_folded), n=1, cutoff=0.6)
     return by_folded[found[0]] if found else None
 
 
@@ -78,7 +78,7 @@ class NotFoundError(InputError):
         if near is not None:
             hint = f"did you mean {near!r}?"
         elif self.available:
-            shown = ", ".join(self.available[:12]) + (", ..." if len(self.available) > 12 else "")
+            shown = ", ".join(map(str, self.available[:12])) + (", ..." if len(self.available) > 12 else "")
             hint = f"there is: {shown}"
         else:
             hint = "there is none yet"

@@ -31,7 +31,7 @@ def key_column(where: str, kind: Kind, part: Any) -> Any:
     Raises:
         KeyTypeError: a float that is no integer. InputError: no column.
     """
-    if isinstance(part, str) or not hasattr(part, "__len__"):
+    if isinstance(part, (str, bytes)) or not hasattr(part, "__getitem__") or getattr(part, "ndim", 1) != 1:
         raise InputError(f"{where} is {part!r}, expected an array or a list")
     if not isinstance(part, (pa.Array, pa.ChunkedArray, np.ndarray, list)):
         part = _from_series(part)
@@ -77,9 +77,8 @@ def _value(where: str, kind: Kind, value: object) -> object:
         return None
     if kind == INT and isinstance(value, float):
         if not value.is_integer() or abs(value) > _EXACT_MAX:
-            raise KeyTypeError(
-                f"{value!r} (float)", f'whole numbers in {where}; in pandas write .astype("Int64") for integers that may be missing'
-            )
+            hint = 'in pandas write .astype("Int64") for integers that may be missing'
+            raise KeyTypeError(f"{value!r} (float)", f"int in {where} ({hint})")
         return int(value)
     return value
 
@@ -106,11 +105,11 @@ def as_arrow(part: Any) -> Any:
     """The part as Arrow.
 
     Raises:
-        KeyTypeError: values of several types.
+        InputError: values of several types, or of one that Arrow does not have.
     """
     if isinstance(part, (pa.Array, pa.ChunkedArray)):
         return part
     try:
         return pa.array(part)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as exc:
-        raise KeyTypeError(f"{list(part)[:3]!r}", f"keys of one type ({exc})") from exc
+        raise InputError(f"a column of the keys cannot be read: {exc}; it begins with {list(part)[:3]!r}") from exc

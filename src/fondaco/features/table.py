@@ -46,6 +46,10 @@ class Sql:
     query: str
     tables: Mapping[str, object] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.query, str):
+            raise DefinitionError(f"ft.Sql takes the text of a query, not {self.query!r}")
+
 
 class Columns:
     """The columns of a table: `flights.c.dep_delay` or, for names that are no identifiers, `flights.c["dep delay"]`."""
@@ -315,7 +319,7 @@ def check_zone(tz: str | None) -> None:
     Raises:
         DefinitionError: no time zone's name.
     """
-    if tz is not None and tz not in zoneinfo.available_timezones():
+    if tz is not None and (not isinstance(tz, str) or tz not in zoneinfo.available_timezones()):
         raise DefinitionError(f'tz={tz!r} is no time zone; write for example "UTC" or "America/New_York"')
 
 
@@ -378,6 +382,8 @@ def _normalise_keys(key: Any) -> dict[type[Entity] | None, Mapping[str, str]]:
             return {None: dict(key)}
         found: dict[type[Entity] | None, Mapping[str, str]] = {}
         for entity, columns in key.items():
+            if not (isinstance(entity, type) and issubclass(entity, Entity)) or not isinstance(columns, (str, Mapping)):
+                raise DefinitionError(f"key={key!r}: map each entity class to a column, or to a mapping of its fields to columns")
             fields = list(entity_fields(entity))
             found[entity] = {fields[0]: columns} if isinstance(columns, str) else dict(columns)
         return found

@@ -90,7 +90,7 @@ class ViewType(type):
         """Field of the entity -> label column, checked, in the order of the fields.
 
         Raises:
-            ColumnNotFoundError: the entity has no such field; DefinitionError: one column for several fields.
+            ColumnNotFoundError: the entity has no such field; DefinitionError: one column for several fields, or no column.
         """
         entity = definition_of(cls).entity
         fields = list(entity_fields(entity))
@@ -98,6 +98,8 @@ class ViewType(type):
             if len(fields) != 1:
                 raise DefinitionError(f"{entity.__name__} has the fields {', '.join(fields)}: give a mapping of each to a label column")
             columns = {fields[0]: columns}
+        if not isinstance(columns, Mapping) or not all(isinstance(column, str) for column in columns.values()):
+            raise DefinitionError(f"on({columns!r}): give a label column, or a mapping of each field to one")
         for field in columns:
             if field not in fields:
                 raise ColumnNotFoundError(field, fields, f"entity {entity.__name__}")
