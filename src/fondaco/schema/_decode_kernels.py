@@ -10,26 +10,9 @@ from __future__ import annotations
 
 from numba import njit, types
 
+from fondaco.core.memory import copy_bytes, load_f32, load_i32, load_u8, prefetch, store_f32, store_f64, store_i8, store_i32, store_i64
 from fondaco.schema import _ops as o
-from fondaco.schema._kernels import (
-    SOURCES,
-    at,
-    copy_bytes,
-    decimal_from_avro,
-    decimal_within,
-    load_f32,
-    load_i32,
-    load_u8,
-    parse_uuid,
-    prefetch,
-    read_varint,
-    store_f32,
-    store_f64,
-    store_i8,
-    store_i32,
-    store_i64,
-    utf8_fault,
-)
+from fondaco.schema._kernels import SOURCES, at, decimal_from_avro, decimal_within, parse_uuid, read_varint, utf8_fault
 from fondaco.schema.resolution import ZERO_SIZE_ITEMS_MAX
 
 _INT_MAX = (1 << 31) - 1

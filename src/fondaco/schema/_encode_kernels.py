@@ -10,26 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
+from fondaco.core.memory import copy_bytes, load_f32, load_i32, load_i64, load_u8, store_f32, store_i8, store_i32, store_i64
 from fondaco.schema import _ops as o
-from fondaco.schema._kernels import (
-    SOURCES,
-    at,
-    copy_bytes,
-    decimal_bytes_needed,
-    decimal_within,
-    load_f32,
-    load_i32,
-    load_i64,
-    load_u8,
-    parse_uuid,
-    print_uuid,
-    store_f32,
-    store_i8,
-    store_i32,
-    store_i64,
-    utf8_fault,
-    write_varint,
-)
+from fondaco.schema._kernels import SOURCES, at, decimal_bytes_needed, decimal_within, parse_uuid, print_uuid, utf8_fault, write_varint
 
 _FLOAT_MAX = np.float32(3.4028234663852886e38)
 _UINT_MAX = (1 << 32) - 1

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
-from numba.core.extending import intrinsic
 
+from fondaco.core import memory
+from fondaco.core.memory import load_i64, load_u8, load_u64, store_i8
 from fondaco.schema import _ops
 from fondaco.schema.resolution import ZERO_SIZE_ITEMS_MAX
 
@@ -27,7 +27,7 @@ if sys.byteorder != "little":  # pragma: no cover - no such machine is supported
 
 
 def _digest() -> int:
-    sources = [Path(file) for file in (_ops.__file__, __file__)]
+    sources = [Path(file) for file in (memory.__file__, _ops.__file__, __file__)]
     return zlib.crc32(b"".join(path.read_bytes() for path in sources if path.is_file()) + str(ZERO_SIZE_ITEMS_MAX).encode())
 
 
@@ -44,75 +44,6 @@ def current(kernel: Any, operand_count: int) -> Any:
     if state[_ops.STATUS] == _ops.STALE:
         kernel.recompile()
     return kernel
-
-
-# -- loads and stores ---------------------------------------------------------------------------------------------------------------
-
-
-def _loader(memory: ir.Type, result: Any, extend: str | None = None) -> Any:
-    def load(typingctx: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            value = builder.load(builder.inttoptr(args[0], memory.as_pointer()), align=1)
-            return getattr(builder, extend)(value, ir.IntType(64)) if extend else value
-
-        return result(types.int64), codegen
-
-    return intrinsic(load)
-
-
-def _storer(memory: ir.Type, argument: Any, *, truncate: bool = False) -> Any:
-    def store(typingctx: Any, address: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            value = builder.trunc(args[1], memory) if truncate else args[1]
-            builder.store(value, builder.inttoptr(args[0], memory.as_pointer()), align=1)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, argument), codegen
-
-    return intrinsic(store)
-
-
-load_u8 = _loader(ir.IntType(8), types.int64, "zext")
-load_i8 = _loader(ir.IntType(8), types.int64, "sext")
-load_i32 = _loader(ir.IntType(32), types.int64, "sext")
-load_u32 = _loader(ir.IntType(32), types.int64, "zext")
-load_i64 = _loader(ir.IntType(64), types.int64)
-load_u64 = _loader(ir.IntType(64), types.uint64)
-load_f32 = _loader(ir.FloatType(), types.float32)
-store_i8 = _storer(ir.IntType(8), types.int64, truncate=True)
-store_i32 = _storer(ir.IntType(32), types.int64, truncate=True)
-store_i64 = _storer(ir.IntType(64), types.int64)
-store_f32 = _storer(ir.FloatType(), types.float32)
-store_f64 = _storer(ir.DoubleType(), types.float64)
-
-
-def _copy(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        function = builder.module.declare_intrinsic("llvm.memcpy", [pointer, pointer, ir.IntType(64)])
-        ends = [builder.inttoptr(args[i], pointer) for i in (0, 1)]
-        builder.call(function, [*ends, args[2], ir.Constant(ir.IntType(1), 0)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-def _prefetch(typingctx: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        hints = [ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)]  # read, keep, data
-        builder.call(function, [builder.inttoptr(args[0], pointer), *hints])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-copy_bytes: Any = intrinsic(_copy)
-"""`copy_bytes(target, source, count)`: memcpy; the ranges do not overlap."""
-prefetch: Any = intrinsic(_prefetch)
-"""`prefetch(address)`: ask for its cache line. Any address will do; an unmapped one is ignored."""
 
 
 @njit(nogil=True, cache=True)

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from fondaco.store._memory import bytes_address, copy, load8, load32, load64, prefetch, store8
+from fondaco.core.memory import copy_bytes, prefetch
+from fondaco.store._memory import bytes_address, load8, load32, load64, store8
 
 U8Array = npt.NDArray[np.uint8]
 I64Array = npt.NDArray[np.int64]
@@ -201,7 +202,7 @@ def encode_blobs(data_address: int, starts: I64Array, out: U8Array, out_address:
     for i in range(starts.size - 1):
         length = starts[i + 1] - starts[i]
         end = _put_varint(address, _zigzag(length))
-        copy(end, data_address + starts[i], length)
+        copy_bytes(end, data_address + starts[i], length)
         end += length
         hashes[i] = xxh64(address, end - address)
         offsets[i + 1] = end - out_address
@@ -356,9 +357,9 @@ def fill(
         address = _put_padding(address, empty)
         address = _put_varint(address, np.uint64(key_bytes))
         address = _put_varint(address, np.uint64(word))
-        copy(address, keys_address + key_offsets[row], key_bytes)
+        copy_bytes(address, keys_address + key_offsets[row], key_bytes)
         address += key_bytes
-        copy(address, values_address + value_offsets[row], value_bytes)
+        copy_bytes(address, values_address + value_offsets[row], value_bytes)
         address += value_bytes
     return select.size, address - buffer_address
 
@@ -447,7 +448,7 @@ def compact(heap: int, heap_bytes: int, position: int, slots: U64Array, buffer_a
             empty = padding(used, length)
             if empty + length > capacity - used:
                 break
-            copy(_put_padding(buffer_address + used, empty), address, length)
+            copy_bytes(_put_padding(buffer_address + used, empty), address, length)
             used += empty + length
         address = _next(heap, record_end, end)
     return address - heap, used
@@ -698,7 +699,7 @@ def gather(starts: I64Array, ends: I64Array, out_address: int, offsets: I64Array
     offsets[0] = 0
     for i in range(starts.size):
         length = ends[i] - starts[i]
-        copy(out_address + position, starts[i], length)
+        copy_bytes(out_address + position, starts[i], length)
         position += length
         offsets[i + 1] = position
 
