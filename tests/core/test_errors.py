@@ -28,6 +28,16 @@ EXAMPLES = [
     errors.FormatVersionError("d", 2, 1),
     errors.CorruptFileError("part-00000.base", "heap", "checksum differs"),
     errors.ReadOnlyError("d"),
+    errors.OffsetOutOfRangeError("members.rt", 3, 17, 20, 40),
+    errors.LimitError("keys of one batch", 200_000, 100_000, "Ask in several batches."),
+    errors.AuthenticationError("the token expired"),
+    errors.PermissionDeniedError("trainer", "write", "store 'members'"),
+    errors.TopicNotFoundError("membrs.rt", ["members.rt"]),
+    errors.NodeNotFoundError("n3", ["n1", "n2"]),
+    errors.DeadlineExceededError("get", 0.5, "applied up to 3:17"),
+    errors.QuotaExceededError("trainer", "store 'members'", "100 reads/s", 0.5),
+    errors.UnavailableError("127.0.0.1:7071", "connection refused"),
+    errors.ProtocolError("127.0.0.1:7071", "no HTTP"),
     errors.DiskFullError("d"),
 ]
 

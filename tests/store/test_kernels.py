@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,32 +29,6 @@ def packed(parts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     return np.frombuffer(b"".join(parts) + b"\0", np.uint8), offsets
-
-
-@given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
-def test_xxh64_equals_the_reference_implementation(data):
-    array = np.frombuffer(data + b"\0", np.uint8)
-    assert int(_kernels.xxh64(address_of(array), len(data))) == xxhash.xxh64_intdigest(data)
-
-
-def test_xxh64_equals_the_reference_at_every_length_around_its_branches():
-    data = np.random.default_rng(3).integers(0, 256, 200).astype(np.uint8)
-    for start in (0, 1, 5):  # unaligned too
-        for length in range(150):
-            expected = xxhash.xxh64_intdigest(data[start : start + length].tobytes())
-            assert int(_kernels.xxh64(address_of(data) + start, length)) == expected
-
-
-@pytest.mark.parametrize("pieces", [[], [32], [32, 64], [4096, 32, 96]])
-def test_a_hash_in_pieces_equals_the_hash_of_the_whole(pieces):
-    data = np.random.default_rng(4).integers(0, 256, sum(pieces) + 1).astype(np.uint8)
-    state, position = np.empty(4, np.uint64), 0
-    _kernels.xxh64_start(state)
-    for length in pieces:
-        _kernels.xxh64_update(state, address_of(data) + position, length)
-        position += length
-    assert int(_kernels.xxh64_finish(state, position)) == xxhash.xxh64_intdigest(data[:position].tobytes())
 
 
 @given(st.lists(longs, max_size=20))

@@ -26,10 +26,55 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sample_bytes: int = 32 << 20  # head of a push, kept to train the dictionary and to choose the compression
 
 
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[log]`: where real-time writes go. `kind` is "embedded" (segments in the platform's directory) or "kafka"."""
+
+    kind: str = "embedded"
+    durability: str = "os"  # of writers that do not say: "os" survives the process, "disk" is synced before it is acknowledged
+    segment_bytes: int = 64 << 20
+    retention: str | None = None  # of topics of stores; None: as long as a version's window needs it. Shorter than `rewind` is refused.
+    bootstrap: str | None = None  # kafka: "host:port,host:port"
+    options: dict[str, str] = {}  # kafka: passed to librdkafka, as {"security.protocol": "SASL_SSL", ...}
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[server]`: the data plane and the control API of `fondaco up`."""
+
+    host: str = "127.0.0.1"
+    port: int = 7071  # data plane
+    control_port: int = 7070
+    request_bytes_max: int = 64 << 20
+    batch_keys_max: int = 100_000
+    connections_max: int = 4096
+    idle_s: float = 60.0  # a connection that sends nothing for so long is closed
+    header_s: float = 10.0  # and one whose request does not become complete
+    certificate: str | None = None  # PEM files; both or none
+    private_key: str | None = None
+    require_token: bool = False  # True by itself on an address that others can reach
+
+
+class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[catalog]`: where names and versions are kept. `url` as "postgresql://user@host:5432/database"; None: SQLite in the directory."""
+
+    url: str | None = None
+
+
+class GovernorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[governor]`: pushes give way when freshness or reads are at risk."""
+
+    enabled: bool = True
+    read_p99_ms: float = 10.0  # of served single gets; above it a build slows down
+    slowest: float = 0.05  # share of its full speed below which a build is not slowed further
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     store: StoreConfig = msgspec.field(default_factory=StoreConfig)
+    log: LogConfig = msgspec.field(default_factory=LogConfig)
+    server: ServerConfig = msgspec.field(default_factory=ServerConfig)
+    catalog: CatalogConfig = msgspec.field(default_factory=CatalogConfig)
+    governor: GovernorConfig = msgspec.field(default_factory=GovernorConfig)
 
 
 def load_config(directory: Path) -> Config:

@@ -4,7 +4,7 @@
     ├── InputError                    what was asked cannot be done as asked; the same call again fails again
     │   ├── NotFoundError             a name that nothing has; carries the names that exist and suggests the nearest
     │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError,
-    │   │   └── PushNotFoundError
+    │   │   └── PushNotFoundError, TopicNotFoundError, NodeNotFoundError
     │   ├── AlreadyExistsError        a name that is taken by something different
     │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
     │   │   └── SchemaResolutionError a writer's rows cannot be read with this reader schema
@@ -16,12 +16,20 @@
     │   │   └── AvroFileError         a file that is not an Avro container file, or a damaged one: byte position and reason
     │   ├── DefinitionError           a feature definition that cannot work; found before anything runs
     │   │   └── NaiveTimestampError   times without a zone, where the source does not say tz=
-    │   └── MissingExtraError         an optional dependency is not installed; names the extra
+    │   ├── MissingExtraError         an optional dependency is not installed; names the extra
+    │   ├── OffsetOutOfRangeError     an offset that the log does not hold (any more)
+    │   ├── LimitError                a request larger than a stated limit: nothing of it was done, nothing is cut off
+    │   ├── AuthenticationError       no token, or one that is unknown, revoked or expired
+    │   └── PermissionDeniedError     the token is good, and may not do this
     ├── StateError                    right call, wrong moment; the message says what to wait for or to do first
     │   ├── NoCurrentVersionError     a store that has no version to read yet
     │   ├── PushInProgressError       another push is at work on this store (retry later)
     │   ├── PushKilledError           the push was killed on request
+    │   ├── DeadlineExceededError     the answer did not come in the time given (retry later)
+    │   ├── QuotaExceededError        the caller's share for this moment is used up (retry after the time it names)
     │   └── LockedError               another process holds this lock (retry later)
+    ├── UnavailableError              a node, a broker or a database that does not answer (retry later)
+    │   └── ProtocolError             it answered something that is not our protocol
     └── StorageError                  the disk or what lies on it
         ├── NotAPlatformError         a directory that is not Fondaco's
         ├── FormatVersionError        written by a newer Fondaco
@@ -95,6 +103,18 @@ class PushNotFoundError(NotFoundError):
     """The store never had a push of this id."""
 
     noun = "push"
+
+
+class TopicNotFoundError(NotFoundError):
+    """No such topic in the log."""
+
+    noun = "topic"
+
+
+class NodeNotFoundError(NotFoundError):
+    """No such node in the catalog."""
+
+    noun = "node"
 
 
 class FieldNotFoundError(NotFoundError):
@@ -240,6 +260,53 @@ class NaiveTimestampError(DefinitionError):
         return f"column {self.column!r} of {self.where} has no time zone; {remedy}"
 
 
+class OffsetOutOfRangeError(InputError):
+    """The log does not hold this offset: it was deleted, or not written yet."""
+
+    def __init__(self, topic: str, partition: int, offset: int, low: int, high: int) -> None:
+        super().__init__(topic, partition, offset, low, high)
+        self.topic, self.partition, self.offset, self.low, self.high = topic, partition, offset, low, high
+
+    def __str__(self) -> str:
+        return (
+            f"topic {self.topic!r}, partition {self.partition} has no offset {self.offset}: it holds {self.low} up to, not including, "
+            f"{self.high}. Start at one of these; what was deleted does not come back."
+        )
+
+
+class LimitError(InputError):
+    """A request exceeds a limit; nothing of it was done."""
+
+    def __init__(self, what: str, size: int, limit: int, remedy: str = "Send less at a time.") -> None:
+        super().__init__(what, size, limit, remedy)
+        self.what, self.size, self.limit, self.remedy = what, size, limit, remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.size} is more than the limit of {self.limit}. {self.remedy}"
+
+
+class AuthenticationError(InputError):
+    """Who asks is not known: no token, or not one that is good now."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not authenticated: {self.reason}. Send a token: `Authorization: Bearer ...`; an operator makes one."
+
+
+class PermissionDeniedError(InputError):
+    """The caller is known and lacks the role."""
+
+    def __init__(self, caller: str, role: str, what: str) -> None:
+        super().__init__(caller, role, what)
+        self.caller, self.role, self.what = caller, role, what
+
+    def __str__(self) -> str:
+        return f"{self.caller!r} may not do this: it needs the role {self.role!r} on {self.what}"
+
+
 class MissingExtraError(InputError):
     """An optional dependency is not installed."""
 
@@ -296,6 +363,33 @@ class PushKilledError(StateError):
         return f"push {self.push_id!r} of store {self.store!r} was killed; the current version is untouched"
 
 
+class DeadlineExceededError(StateError):
+    """The time given was over before the answer was there. Whether a write happened is not known; it may be sent again."""
+
+    retryable = True
+
+    def __init__(self, what: str, seconds: float, state: str = "") -> None:
+        super().__init__(what, seconds, state)
+        self.what, self.seconds, self.state = what, seconds, state
+
+    def __str__(self) -> str:
+        return f"{self.what}: not done within {self.seconds} s{'; ' + self.state if self.state else ''}. Try again, or allow more time."
+
+
+class QuotaExceededError(StateError):
+    """The caller's share is used up for now; wait `retry_after_s` and ask again."""
+
+    retryable = True
+    blame = "user"
+
+    def __init__(self, caller: str, what: str, rate: str, retry_after_s: float) -> None:
+        super().__init__(caller, what, rate, retry_after_s)
+        self.caller, self.what, self.rate, self.retry_after_s = caller, what, rate, retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.caller!r} has used up its quota of {self.rate} on {self.what}; try again in {self.retry_after_s} s"
+
+
 class LockedError(StateError):
     """Another process holds the lock."""
 
@@ -308,6 +402,29 @@ class LockedError(StateError):
     def __str__(self) -> str:
         by = f" by process {self.pid}" if self.pid else " by another process"
         return f"{self.path} is locked{by}; wait for it to finish, or stop it"
+
+
+# -- others that should answer --------------------------------------------------------------------------------------------------------
+
+
+class UnavailableError(FondacoError):
+    """A node, a broker or a database does not answer. `peer` names it."""
+
+    retryable = True
+
+    def __init__(self, peer: str, reason: str) -> None:
+        super().__init__(peer, reason)
+        self.peer, self.reason = peer, reason
+
+    def __str__(self) -> str:
+        return f"{self.peer} does not answer: {self.reason}. Check that it runs and can be reached; then try again."
+
+
+class ProtocolError(UnavailableError):
+    """Something answered, and it does not speak our protocol, or broke off in the middle."""
+
+    def __str__(self) -> str:
+        return f"{self.peer} answered something unexpected: {self.reason}. Is it a Fondaco server, of this version?"
 
 
 # -- the disk -----------------------------------------------------------------------------------------------------------------------

@@ -18,17 +18,13 @@ import numpy.typing as npt
 from numba import njit
 
 from fondaco.core.memory import copy_bytes, prefetch
+from fondaco.core.xxh64 import PRIME5, avalanche, mix1, mix4, mix8, xxh64
 from fondaco.store._memory import bytes_address, load8, load32, load64, store8
 
 U8Array = npt.NDArray[np.uint8]
 I64Array = npt.NDArray[np.int64]
 U64Array = npt.NDArray[np.uint64]
 
-_P1 = np.uint64(0x9E3779B185EBCA87)
-_P2 = np.uint64(0xC2B2AE3D27D4EB4F)
-_P3 = np.uint64(0x165667B19E3779F9)
-_P4 = np.uint64(0x85EBCA77C2B2AE63)
-_P5 = np.uint64(0x27D4EB2F165667C5)
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -51,112 +47,6 @@ KEEP_LAST = 2
 
 # -- table of partitions: int64 [1 + ENTRY * partition_count]; entry p begins at 1 + ENTRY * p ---------------------------------------
 ENTRY = 5  # file address, heap address, heap end address, index address, slot count
-
-
-# -- XXH64 --------------------------------------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True, cache=True)
-def _rotate(value: np.uint64, count: int) -> np.uint64:
-    return (value << np.uint64(count)) | (value >> np.uint64(64 - count))
-
-
-@njit(nogil=True, cache=True)
-def _round(accumulator: np.uint64, lane: np.uint64) -> np.uint64:
-    return _rotate(accumulator + lane * _P2, 31) * _P1
-
-
-@njit(nogil=True, cache=True)
-def _merge(hash_: np.uint64, accumulator: np.uint64) -> np.uint64:
-    return (hash_ ^ _round(_ZERO, accumulator)) * _P1 + _P4
-
-
-@njit(nogil=True, cache=True)
-def _avalanche(hash_: np.uint64) -> np.uint64:
-    hash_ = (hash_ ^ (hash_ >> np.uint64(33))) * _P2
-    hash_ = (hash_ ^ (hash_ >> np.uint64(29))) * _P3
-    return hash_ ^ (hash_ >> np.uint64(32))
-
-
-@njit(nogil=True, cache=True)
-def _mix8(hash_: np.uint64, lane: np.uint64) -> np.uint64:
-    return _rotate(hash_ ^ _round(_ZERO, lane), 27) * _P1 + _P4
-
-
-@njit(nogil=True, cache=True)
-def _mix4(hash_: np.uint64, lane: np.uint64) -> np.uint64:
-    return _rotate(hash_ ^ (lane * _P1), 23) * _P2 + _P3
-
-
-@njit(nogil=True, cache=True)
-def _mix1(hash_: np.uint64, lane: np.uint64) -> np.uint64:
-    return _rotate(hash_ ^ (lane * _P5), 11) * _P1
-
-
-@njit(nogil=True, cache=True)
-def xxh64(address: int, length: int) -> np.uint64:
-    """XXH64 with seed 0 of `length` bytes at `address`."""
-    end = address + length
-    if length >= 32:
-        a = _P1 + _P2
-        b = _P2
-        c = _ZERO
-        d = _ZERO - _P1
-        while address + 32 <= end:
-            a = _round(a, load64(address))
-            b = _round(b, load64(address + 8))
-            c = _round(c, load64(address + 16))
-            d = _round(d, load64(address + 24))
-            address += 32
-        hash_ = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
-        hash_ = _merge(_merge(_merge(_merge(hash_, a), b), c), d)
-    else:
-        hash_ = _P5
-    hash_ += np.uint64(length)
-    while address + 8 <= end:
-        hash_ = _mix8(hash_, load64(address))
-        address += 8
-    if address + 4 <= end:
-        hash_ = _mix4(hash_, load32(address))
-        address += 4
-    while address < end:
-        hash_ = _mix1(hash_, load8(address))
-        address += 1
-    return _avalanche(hash_)
-
-
-@njit(nogil=True, cache=True)
-def xxh64_start(state: U64Array) -> None:
-    """Begin a hash in pieces: uint64 [4] accumulators. Every piece is a multiple of 32 bytes, which sections are by their padding."""
-    state[0] = _P1 + _P2
-    state[1] = _P2
-    state[2] = _ZERO
-    state[3] = _ZERO - _P1
-
-
-@njit(nogil=True, cache=True)
-def xxh64_update(state: U64Array, address: int, length: int) -> None:
-    """Add `length` bytes, a multiple of 32."""
-    a, b, c, d = state[0], state[1], state[2], state[3]
-    end = address + length
-    while address + 32 <= end:
-        a = _round(a, load64(address))
-        b = _round(b, load64(address + 8))
-        c = _round(c, load64(address + 16))
-        d = _round(d, load64(address + 24))
-        address += 32
-    state[0], state[1], state[2], state[3] = a, b, c, d
-
-
-@njit(nogil=True, cache=True)
-def xxh64_finish(state: U64Array, total: int) -> np.uint64:
-    """The hash of `total` bytes, a multiple of 32."""
-    if total < 32:
-        return xxh64(0, 0)
-    a, b, c, d = state[0], state[1], state[2], state[3]
-    hash_ = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
-    hash_ = _merge(_merge(_merge(_merge(hash_, a), b), c), d)
-    return _avalanche(hash_ + np.uint64(total))
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------------------------
@@ -528,21 +418,21 @@ def _pack_long(value: int) -> tuple[np.uint64, np.uint64, int]:
 @njit(nogil=True, cache=True)
 def _hash_packed(low: np.uint64, high: np.uint64, count: int) -> np.uint64:
     """XXH64 of the first `count` (at most 10) bytes of two words."""
-    hash_ = _P5 + np.uint64(count)
+    hash_ = PRIME5 + np.uint64(count)
     rest = low
     if count >= 8:
-        hash_ = _mix8(hash_, low)
+        hash_ = mix8(hash_, low)
         rest = high
         count -= 8
     if count >= 4:
-        hash_ = _mix4(hash_, rest & _LOW32)
+        hash_ = mix4(hash_, rest & _LOW32)
         rest >>= np.uint64(32)
         count -= 4
     while count > 0:
-        hash_ = _mix1(hash_, rest & np.uint64(255))
+        hash_ = mix1(hash_, rest & np.uint64(255))
         rest >>= np.uint64(8)
         count -= 1
-    return _avalanche(hash_)
+    return avalanche(hash_)
 
 
 @njit(nogil=True, cache=True)

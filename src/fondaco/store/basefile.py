@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from fondaco.core.errors import CorruptFileError, DataError, DuplicateKeyError, FormatVersionError, StateError
 from fondaco.core.files import os_errors
+from fondaco.core.xxh64 import xxh64, xxh64_finish, xxh64_start, xxh64_update
 from fondaco.store import _kernels
 
 U8Array = npt.NDArray[np.uint8]
@@ -91,7 +92,7 @@ def bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
 
 def _checksum(data: bytes) -> int:
     array = np.frombuffer(data, np.uint8)
-    return int(_kernels.xxh64(address_of(array), len(data)))
+    return int(xxh64(address_of(array), len(data)))
 
 
 def _aligned(offset: int) -> int:
@@ -126,7 +127,7 @@ class BaseFileWriter:
         self._used = 0
         self._checksum = np.empty(4, np.uint64)
         self._rows = _RowNumbers(self.path.with_name(self.path.name + ".rows"))
-        _kernels.xxh64_start(self._checksum)
+        xxh64_start(self._checksum)
         with os_errors(self.path):
             self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
@@ -271,7 +272,7 @@ class BaseFileWriter:
 
     def _flush(self, descriptor: int) -> None:
         """Write the buffer (a multiple of 32 bytes) at the end of the heap, and add it to the checksum."""
-        _kernels.xxh64_update(self._checksum, address_of(self._buffer), self._used)
+        xxh64_update(self._checksum, address_of(self._buffer), self._used)
         self._write_at(self._heap_offset + self._heap_bytes, bytes_of(self._buffer[: self._used]))
         self._heap_bytes += self._used
         self._used = 0
@@ -293,7 +294,7 @@ class BaseFileWriter:
         self._flush(descriptor)
         total = self._heap_bytes
         self._heap_bytes = exact
-        return int(_kernels.xxh64_finish(self._checksum, total))
+        return int(xxh64_finish(self._checksum, total))
 
     @contextlib.contextmanager
     def _mapped_heap(self, descriptor: int) -> Iterator[int]:
@@ -315,7 +316,7 @@ class BaseFileWriter:
         """Move the records that stay to the front of the heap. Every byte lands at or before its old place, so one file is enough."""
         position, heap_bytes = 0, self._heap_bytes
         self._heap_bytes = self._used = 0
-        _kernels.xxh64_start(self._checksum)
+        xxh64_start(self._checksum)
         while True:
             position, self._used = _kernels.compact(
                 heap, heap_bytes, position, slots, address_of(self._buffer), self._used, self._buffer.size
@@ -347,7 +348,7 @@ class BaseFileWriter:
         ).ljust(HEADER_BYTES - 8, b"\0")  # fmt: skip
         header += _U64.pack(_checksum(header))
         dictionary = self._dictionary.ljust(self._heap_offset - HEADER_BYTES, b"\0")
-        index_checksum = int(_kernels.xxh64(address_of(slots), slots.nbytes))
+        index_checksum = int(xxh64(address_of(slots), slots.nbytes))
         footer = _FOOTER.pack(FOOTER_MAGIC, _checksum(header), _checksum(dictionary), heap_checksum, index_checksum, records)
         footer = footer.ljust(FOOTER_BYTES - 8, b"\0")
         footer_checksum = _checksum(footer)
@@ -600,7 +601,7 @@ def _check_sections(path: Path, view: memoryview, header: _Header, *, check_heap
         ("heap", header.heap_offset, header.index_offset, heap_sum),
     ]
     for name, start, end, expected in sections if check_heap else sections[:3]:
-        found = int(_kernels.xxh64(address + start, end - start))
+        found = int(xxh64(address + start, end - start))
         if found != expected:
             raise CorruptFileError(str(path), name, f"checksum {found:016x} instead of {expected:016x}")
     return f"{footer_checksum:016x}", bytes(view[HEADER_BYTES : HEADER_BYTES + header.dictionary_bytes])

@@ -1,0 +1,1 @@
+"""Adapters: engines outside this process, each optional and imported only where it is named."""
