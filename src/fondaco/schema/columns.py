@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from fondaco.schema._run import Bytes, Decoded, Words, run
 from fondaco.schema.arrow import arrow_type
 from fondaco.schema.program import Program
 from fondaco.schema.types import Array, Date, Fixed, Primitive, Time, Timestamp, Vector
+
+if TYPE_CHECKING:
+    from fondaco.schema.codec import Codec
 
 __all__ = ["Column", "Columns", "decode_addresses", "decode_batch", "decode_list", "encode_array", "encode_columns"]
 
@@ -59,6 +62,29 @@ class Columns(Mapping[str, Column]):
         self._found, self._missing = found, missing
         self._arrow_schema = arrow_schema
         self._arrays: dict[str, Column] = {}
+
+    @classmethod
+    def from_arrow(
+        cls, batch: pa.RecordBatch | pa.Table, codec: Codec, fields: Sequence[str] | None = None, found: Bools | None = None
+    ) -> Columns:
+        """The columns that `to_arrow` gave, elsewhere: equal to those it was called on, and as lazy. Needs no kernel, so no numba.
+
+        Args:
+            batch: a column for each field, of the Arrow type that the field maps to. Its memory is used, not copied.
+            codec: of the schema that the columns were read with.
+            fields: which they are, in this order (None: all).
+            found: bool, shape [rows]: False for rows that do not exist. None: all do.
+        Raises:
+            FieldNotFoundError: the schema has no such field. DataError: a column is not there or of another type; or `found` of another
+            length.
+        """
+        from fondaco.schema._from_arrow import decoded_of
+
+        compiled = codec.program.select(fields)
+        found = np.ones(batch.num_rows, np.bool_) if found is None else found
+        if found.shape != (batch.num_rows,):
+            raise DataError(f"{batch.num_rows} rows, and {list(found.shape)} marks of which were found")
+        return cls(compiled, decoded_of(compiled, batch), found, not found.all(), codec.arrow_schema)
 
     @property
     def row_count(self) -> int:
