@@ -7,7 +7,7 @@ stored vector of norm zero, which has no direction. Pure functions; safe from an
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,7 @@ import pyarrow as pa
 from fondaco.core.errors import InputError, near_name
 from fondaco.schema.columns import Columns
 from fondaco.store._score_kernels import COSINE, DOT, EUCLIDEAN, scores_of
-
-Operation = Literal["dot", "cosine", "euclidean"]
+from fondaco.store.store_reader import Operation
 
 _CODES: Final = {"dot": DOT, "cosine": COSINE, "euclidean": EUCLIDEAN}
 

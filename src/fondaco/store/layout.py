@@ -1,9 +1,11 @@
 """Layout: where things lie in a store's directory, and the CURRENT cell.
 
     CURRENT                   8 bytes, little-endian: the current version, 0 = none
+    store.json, schemas.json  what the catalog knows of the store, for processes without it (mirror.py)
     push.lock                 held (flock) by the process that pushes
     building/<push id>/       files of a push at work; whatever lies here without the lock held is debris
     versions/<n>/             manifest.json, part-00000.base, ...: a version, never changed
+    overlay/                  index of the real-time writes (overlay.py); made again from the log if it is lost
 
 The cell is a hint that mirrors the catalog: readers map it and look at it on each call, so it is written in place and never replaced.
 Eight aligned bytes change in one store of the processor (x86-64 and ARM64, little-endian both): a reader sees the old or the new number,
@@ -20,7 +22,7 @@ from pathlib import Path
 from fondaco.core.files import os_errors, sync_directory, write_atomically
 
 CELL_BYTES = 8
-_MADE_HERE = frozenset({"CURRENT", "push.lock", "building", "versions"})
+_MADE_HERE = frozenset({"CURRENT", "push.lock", "building", "versions", "overlay", "store.json", "schemas.json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class StoreLayout:
     def push_lock(self) -> Path:
         """The file whose lock a push holds."""
         return self.directory / "push.lock"
+
+    @property
+    def overlay(self) -> Path:
+        """The index of the store's real-time writes."""
+        return self.directory / "overlay"
 
     @property
     def building(self) -> Path:

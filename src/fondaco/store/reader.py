@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -46,48 +46,18 @@ from fondaco.store._version import OpenVersion, PackedValues
 from fondaco.store.compute import Operation, compute_scores
 from fondaco.store.layout import CELL_BYTES, StoreLayout
 from fondaco.store.manifest import Manifest, read_manifest
+from fondaco.store.store_reader import StoreReader
 
 if TYPE_CHECKING:
     from fondaco.schema.row import Row
+
+__all__ = ["EmbeddedReader", "StoreReader"]
 
 RETRY_SECONDS: Final = 1.0  # between attempts to open a version that could not be opened
 
 _LOGGER = logging.getLogger(__name__)
 _NO_VERSION: Final = 0
 _CLOSED: Final = -1  # no cell ever holds it, so every call on a closed reader takes the slow path, which refuses
-
-
-class StoreReader(Protocol):
-    """What every tier of reader answers. Keys are of the store's key type; a missing key is None, False in `found`, or masked: never 0."""
-
-    @property
-    def version(self) -> int:
-        """The version that a call would read now."""
-        ...
-
-    def get(self, key: Any) -> Row | None:
-        """The row of `key`, or None."""
-        ...
-
-    def get_many(self, keys: Any) -> list[Row | None]:
-        """The rows of `keys`, in their order; None where there is none. Repeats are fine."""
-        ...
-
-    def get_columns(self, keys: Any, fields: Sequence[str] | None = None) -> Columns:
-        """Columns of `fields` (None: all), one entry per key in order; `.found` is bool [n]."""
-        ...
-
-    def compute(self, keys: Any, operation: Operation, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
-        """ "dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none."""
-        ...
-
-    def at(self, version: int) -> StoreReader:
-        """A reader of one version, whatever becomes current."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the files. Rows and columns handed out stay valid."""
-        ...
 
 
 class EmbeddedReader:
