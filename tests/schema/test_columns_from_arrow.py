@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -35,10 +36,8 @@ def decoded(codec: Codec, encoded: list[bytes | None], fields: list[str] | None 
     ends = np.cumsum([len(row or b"") for row in encoded], dtype=np.int64)
     starts = ends - np.array([len(row or b"") for row in encoded], np.int64)
     present = np.array([row is not None for row in encoded], np.bool_)
-    base = data.ctypes.data
-    return decode_addresses(
-        codec.program, np.where(present, starts + base, 0), np.where(present, ends + base, 0), fields, codec.arrow_schema
-    )
+    starts, ends = starts + data.ctypes.data, ends + data.ctypes.data
+    return decode_addresses(codec.program, np.where(present, starts, 0), np.where(present, ends, 0), fields, codec.arrow_schema)
 
 
 def assert_equal(got: Columns, expected: Columns) -> None:
@@ -122,7 +121,7 @@ def everything() -> tuple[Codec, list[bytes | None]]:
         for name in EVERYTHING.names
     }
     data, offsets = codec.encode_columns(pa.table(columns, schema=EVERYTHING))
-    rows: list[bytes | None] = [data[start:end].tobytes() for start, end in zip(offsets, offsets[1:], strict=False)]
+    rows: list[bytes | None] = [data[start:end].tobytes() for start, end in itertools.pairwise(offsets.tolist())]
     rows[4] = rows[7] = None
     return codec, rows
 

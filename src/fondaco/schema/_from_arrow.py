@@ -129,7 +129,7 @@ def _values(node: Node, array: pa.Array, wanted: pa.DataType) -> Bytes:
     assert isinstance(kind, Primitive | Fixed | Enum)
     if isinstance(kind, Enum):
         return _symbols(kind, array)
-    if isinstance(kind.logical, Vector):
+    if isinstance(kind, Fixed) and isinstance(kind.logical, Vector):
         return _list_values(array, kind.size // kind.logical.dim, kind.logical.dim)
     if isinstance(kind.logical, Uuid):
         array = array.storage
