@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fondaco.catalog import CATALOG_FILE, Catalog, stores, tables
+from fondaco.catalog import CATALOG_FILE, Catalog, pushes, stores, tables
 from fondaco.catalog.catalog import HEAD_REVISION
 from fondaco.core.errors import CorruptFileError, FormatVersionError, LockedError, ReadOnlyError, StorageError
 
@@ -68,7 +68,7 @@ def test_a_catalog_of_a_newer_fondaco_is_refused_and_left_alone(tmp_path: Path) 
         database.execute("UPDATE alembic_version SET version_num = '0099'")
     database.close()
     before = (tmp_path / CATALOG_FILE).read_bytes()
-    with pytest.raises(FormatVersionError, match=r"format 99; this Fondaco reads up to 1"):
+    with pytest.raises(FormatVersionError, match=r"format 99; this Fondaco reads up to 2"):
         Catalog.open(tmp_path)
     assert (tmp_path / CATALOG_FILE).read_bytes() == before
 
@@ -77,6 +77,38 @@ def test_a_file_that_is_no_database_is_called_damaged(tmp_path: Path) -> None:
     (tmp_path / CATALOG_FILE).write_bytes(b"not a database" * 1000)
     with pytest.raises(CorruptFileError, match="catalog"):
         Catalog.open(tmp_path)
+
+
+def test_a_catalog_of_an_older_fondaco_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(tables.__file__).parent / "migrations"))
+    script = ScriptDirectory.from_config(config)
+    engine = sa.create_engine(f"sqlite:///{tmp_path / CATALOG_FILE}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        with EnvironmentContext(config, script, fn=lambda revision, _: script._upgrade_revs("0001", revision)):
+            script.run_env()
+        connection.exec_driver_sql("INSERT INTO stores (name, key_schema, settings, created_us) VALUES ('members', '', '{}', 1)")
+        connection.exec_driver_sql(
+            "INSERT INTO versions (store_id, number, state, push_id, schema_number, partitions, as_of_us, created_us)"
+            " VALUES (1, 1, 'CURRENT', 'p', 1, 4, 5, 6)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO pushes (store_id, push_id, version, state, pid, started_us, partitions) VALUES (1, 'p', 1, 'CURRENT', 9, 6, 4)"
+        )
+    engine.dispose()
+    catalog = Catalog.open(tmp_path)
+    with catalog.read() as connection:
+        assert [(row.push_id, row.kind, row.version, row.kill_requested) for row in pushes.all_of(connection, 1)] == [
+            ("p", "batch", 1, False)
+        ]
+        indexes = {index["name"] for index in sa.inspect(connection).get_indexes("pushes")}
+    assert indexes == {"pushes_push_id"}
+    catalog.close()
 
 
 def test_processes_that_create_the_same_catalog_at_once_all_succeed(tmp_path: Path) -> None:

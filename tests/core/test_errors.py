@@ -34,6 +34,7 @@ EXAMPLES = [
     errors.PermissionDeniedError("trainer", "write", "store 'members'"),
     errors.TopicNotFoundError("membrs.rt", ["members.rt"]),
     errors.NodeNotFoundError("n3", ["n1", "n2"]),
+    errors.TokenNotFoundError("trainr", ["trainer"]),
     errors.DeadlineExceededError("get", 0.5, "applied up to 3:17"),
     errors.QuotaExceededError("trainer", "store 'members'", "100 reads/s", 0.5),
     errors.UnavailableError("127.0.0.1:7071", "connection refused"),

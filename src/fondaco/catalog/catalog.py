@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -24,12 +25,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from fondaco.catalog import tables
 from fondaco.core.errors import CorruptFileError, DiskFullError, FormatVersionError, LockedError, ReadOnlyError, StateError, StorageError
 
 CATALOG_FILE = "catalog.sqlite"
-HEAD_REVISION = "0001"  # newest revision in migrations/versions; a test compares
+HEAD_REVISION = "0002"  # newest revision in migrations/versions; a test compares
 BUSY_TIMEOUT_S = 10.0  # our transactions take milliseconds; whoever waits this long waits for something that hangs
 
+_COUNT = tables.changes.update().values(counter=tables.changes.c.counter + 1)
+_CHANGED = "fondaco.changed"  # in a connection's `info`: whether the transaction under way has changed rows
 _ALEMBIC = threading.Lock()  # alembic keeps the migration at work in module globals
 
 
@@ -92,10 +96,17 @@ class Catalog:
         with _sql_errors(self.path), self._engine.connect() as connection, connection.begin():
             yield connection
 
+    def change_counter(self) -> int:
+        """A number that grows with every committed change: as long as it stays, what was read stays right. Costs one look-up by key."""
+        with self.read() as connection:
+            return int(connection.execute(sa.select(tables.changes.c.counter)).scalar_one())
+
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, quiet: bool = False) -> Iterator[Connection]:
         """A transaction that excludes every other writer until it ends; leaving by an exception undoes it.
 
+        Args:
+            quiet: leave the change counter alone, for what nobody caches (a lease renewed, progress of a push).
         Raises:
             ReadOnlyError, DiskFullError: nothing was written; LockedError: another writer held on for more than 10 s.
         """
@@ -103,7 +114,10 @@ class Catalog:
         if self.read_only:
             raise ReadOnlyError(str(self.path.parent))
         with _sql_errors(self.path), self._engine.connect().execution_options(begin="IMMEDIATE") as connection, connection.begin():
+            connection.info[_CHANGED] = False
             yield connection
+            if connection.info[_CHANGED] and not quiet:
+                connection.execute(_COUNT)
 
     def _revision(self) -> str | None:
         with self.read() as connection:
@@ -158,6 +172,12 @@ def _engine(path: Path, *, read_only: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', '')}")
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def after_cursor_execute(connection: Connection, *details: Any) -> None:
+        context = details[3]
+        if context.isinsert or context.isupdate or context.isdelete:
+            connection.info[_CHANGED] = True
 
     return engine
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, Literal
 
 
 class VersionState(StrEnum):
@@ -68,9 +69,14 @@ class VersionRow:
 
 @dataclass(frozen=True, slots=True)
 class PushRow:
-    """One attempt to build a version, with what it cost and how it ended. Times in microseconds since the epoch, `steps` in seconds."""
+    """One attempt to bring rows in, with what it cost and how it ended. Times in microseconds since the epoch, `steps` in seconds.
 
+    A push of kind "batch" builds `version`; an "incremental" one builds none, and its `version` is 0.
+    """
+
+    id: int
     push_id: str
+    kind: Literal["batch", "incremental"]
     version: int
     state: VersionState
     pid: int
@@ -113,3 +119,91 @@ class TrainingSetRow:
     plan_hash: str
     record: dict[str, Any]
     created_us: int
+
+
+Role = Literal["read", "write", "admin"]
+ROLES: Final[tuple[Role, ...]] = ("read", "write", "admin")  # each holds those before it
+EVERY: Final = "*"  # any store, or any caller
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A bearer token, without its secret. `roles` by store name, or "*" for every store; a role holds the smaller ones."""
+
+    name: str
+    secret_hash: str
+    roles: Mapping[str, Role]
+    created_us: int
+    expires_us: int | None
+    revoked_us: int | None
+
+    def refusal(self, now_us: int) -> str | None:
+        """Why the token is not good now, as text for an AuthenticationError; None if it is good."""
+        if self.revoked_us is not None:
+            return f"the token {self.name!r} was revoked"
+        if self.expires_us is not None and now_us >= self.expires_us:
+            return f"the token {self.name!r} expired"
+        return None
+
+    def allows(self, role: Role, store: str) -> bool:
+        """Whether the token carries `role` on `store` ("*": on every store), or one that holds it."""
+        given = (self.roles.get(store), self.roles.get(EVERY))
+        return any(held is not None and ROLES.index(held) >= ROLES.index(role) for held in given)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRow:
+    """How many rows a second a caller may read from and write to a store; None: no bound. "*" is every store, or every caller."""
+
+    store: str
+    caller: str
+    reads_per_s: float | None
+    writes_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A serving node. It counts as live until `lease_until_us`; a draining one is given nothing, and gives away what it has."""
+
+    name: str
+    address: str
+    zone: str
+    cluster: str
+    lease_until_us: int
+    draining: bool
+    registered_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRow:
+    """What the operator decided for a store: which cluster, how many replicas of each partition, whether zones must differ; `nodes` not
+    empty: only on these."""
+
+    store_id: int
+    cluster: str
+    replicas: int
+    zone_spread: bool
+    nodes: tuple[str, ...]
+    updated_us: int
+
+
+class ReplicaState(StrEnum):
+    """Where one node's copy of one partition of one version stands."""
+
+    FETCHING = "fetching"  # on its way, or failed and to be tried again: `error` says why
+    READY = "ready"  # complete and verified: may be read
+    DRAINING = "draining"  # still readable, no longer routed to; removed once its readers had time to leave
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    """One node's copy of one partition of one version."""
+
+    store_id: int
+    version: int
+    partition: int
+    node: str
+    state: ReplicaState
+    bytes: int
+    error: str | None
+    updated_us: int

@@ -2,7 +2,8 @@
 
 The tables in the database are made by the migrations in `migrations/versions`, never by `MetaData.create_all`; a test compares the two.
 Times are microseconds since the epoch, documents are JSON text. Nothing is ever deleted from `stores`, `versions` and `pushes`: a number
-that was given once is never given again, also not to a store of the same name created after this one was deleted.
+that was given once is never given again, also not to a store of the same name created after this one was deleted. The same definitions
+serve SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -36,7 +39,8 @@ stores = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("deleted_us", BigInteger),
 )
-Index("stores_live_name", stores.c.name, unique=True, sqlite_where=stores.c.deleted_us.is_(None))
+_LIVE = stores.c.deleted_us.is_(None)
+Index("stores_live_name", stores.c.name, unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 value_schemas = Table(
     "value_schemas",
@@ -74,12 +78,13 @@ pushes = Table(
     Column("id", Integer, primary_key=True),
     Column("store_id", Integer, nullable=False),
     Column("push_id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
+    Column("version", Integer),  # that it builds; null: an incremental push, which builds none
+    Column("kind", Text, nullable=False, server_default=text("'batch'")),  # or 'incremental'
     Column("state", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("started_us", BigInteger, nullable=False),
     Column("finished_us", BigInteger),
-    Column("kill_requested", Boolean, nullable=False, server_default=text("0")),
+    Column("kill_requested", Boolean, nullable=False, server_default=false()),
     Column("progress_rows", BigInteger, nullable=False, server_default=text("0")),
     Column("progress_us", BigInteger),
     Column("input_rows", BigInteger, nullable=False, server_default=text("0")),
@@ -119,3 +124,72 @@ training_sets = Table(
     Column("created_us", BigInteger, nullable=False),
 )
 Index("training_sets_name", training_sets.c.name)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", Integer, primary_key=True),  # always 1
+    Column("counter", BigInteger, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", Text, nullable=False, unique=True),  # SHA-256 of the secret, hexadecimal
+    Column("roles", Text, nullable=False),  # {"<store>" or "*": "read" | "write" | "admin"}
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger),
+    Column("revoked_us", BigInteger),
+)
+_GOOD = tokens.c.revoked_us.is_(None)
+Index("tokens_good_name", tokens.c.name, unique=True, sqlite_where=_GOOD, postgresql_where=_GOOD)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("store", Text, nullable=False),  # a name, or "*"
+    Column("caller", Text, nullable=False),  # a token's name, or "*"
+    Column("reads_per_s", Float),  # null: no bound
+    Column("writes_per_s", Float),
+    PrimaryKeyConstraint("store", "caller"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("address", Text, nullable=False),  # http://host:port
+    Column("zone", Text, nullable=False),
+    Column("cluster", Text, nullable=False),
+    Column("lease_until_us", BigInteger, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("registered_us", BigInteger, nullable=False),
+)
+
+placements = Table(
+    "placements",
+    metadata,
+    Column("store_id", Integer, ForeignKey("stores.id"), primary_key=True, autoincrement=False),
+    Column("cluster", Text, nullable=False),
+    Column("replicas", Integer, nullable=False),
+    Column("zone_spread", Boolean, nullable=False),
+    Column("nodes", Text, nullable=False, server_default=text("'[]'")),  # only these, in this order; []: any of the cluster
+    Column("updated_us", BigInteger, nullable=False),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("store_id", Integer, ForeignKey("stores.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),  # how much of its file is there
+    Column("error", Text),  # why it is not ready; null: it is, or on its way
+    Column("updated_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("store_id", "version", "partition", "node"),
+)
+Index("replicas_node", replicas.c.node)

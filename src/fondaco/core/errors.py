@@ -4,7 +4,7 @@
     ├── InputError                    what was asked cannot be done as asked; the same call again fails again
     │   ├── NotFoundError             a name that nothing has; carries the names that exist and suggests the nearest
     │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError,
-    │   │   └── PushNotFoundError, TopicNotFoundError, NodeNotFoundError
+    │   │   └── PushNotFoundError, TopicNotFoundError, NodeNotFoundError, TokenNotFoundError
     │   ├── AlreadyExistsError        a name that is taken by something different
     │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
     │   │   └── SchemaResolutionError a writer's rows cannot be read with this reader schema
@@ -115,6 +115,12 @@ class NodeNotFoundError(NotFoundError):
     """No such node in the catalog."""
 
     noun = "node"
+
+
+class TokenNotFoundError(NotFoundError):
+    """No good token of this name in the catalog."""
+
+    noun = "token"
 
 
 class FieldNotFoundError(NotFoundError):

@@ -21,7 +21,8 @@ def upgrade() -> None:
         sa.Column("created_us", sa.BigInteger, nullable=False),
         sa.Column("deleted_us", sa.BigInteger),
     )
-    op.create_index("stores_live_name", "stores", ["name"], unique=True, sqlite_where=sa.text("deleted_us IS NULL"))
+    live = sa.text("deleted_us IS NULL")
+    op.create_index("stores_live_name", "stores", ["name"], unique=True, sqlite_where=live, postgresql_where=live)
     op.create_table(
         "value_schemas",
         sa.Column("store_id", sa.Integer, sa.ForeignKey("stores.id"), nullable=False),
@@ -58,7 +59,7 @@ def upgrade() -> None:
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("started_us", sa.BigInteger, nullable=False),
         sa.Column("finished_us", sa.BigInteger),
-        sa.Column("kill_requested", sa.Boolean, nullable=False, server_default=sa.text("0")),
+        sa.Column("kill_requested", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("progress_rows", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("progress_us", sa.BigInteger),
         sa.Column("input_rows", sa.BigInteger, nullable=False, server_default=sa.text("0")),
