@@ -32,6 +32,11 @@ def slices(keys: EncodedKeys) -> list[bytes]:
     return [data[start:end] for start, end in zip(keys.offsets[:-1].tolist(), keys.offsets[1:].tolist(), strict=True)]
 
 
+def packed(codec: KeyCodec, keys: object) -> list[bytes]:
+    data, offsets = codec.pack_many(keys)
+    return slices(EncodedKeys(data, offsets, np.empty(0, np.uint64)))
+
+
 def by_fastavro(schema: object, key: object) -> bytes:
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(schema), key)
@@ -55,6 +60,7 @@ def test_keys_are_avro_bytes_hashed_by_xxh64_and_decode_to_themselves(case):
     assert slices(many) == [codec.encode(key) for key in keys] == expected
     assert [int(hash_) for hash_ in many.hashes] == [xxhash.xxh64_intdigest(key) for key in expected]
     assert [codec.decode(key) for key in expected] == keys
+    assert packed(codec, keys) == expected
 
 
 @pytest.mark.parametrize(
@@ -281,6 +287,7 @@ def test_record_keys_come_as_lists_and_as_columns_of_any_kind():
         {"number": np.array(columns["number"]), "origin": columns["origin"]},
     ):
         assert slices(codec.encode_many(keys)) == expected, type(keys)
+        assert packed(codec, keys) == expected, type(keys)
     assert codec.encode(["JFK", 7]) == expected[0]
     with pytest.raises(ColumnNotFoundError, match="no column 'origin' in the keys"):
         codec.encode_many(pd.DataFrame({"number": [1]}))
