@@ -1,0 +1,72 @@
+"""Lines: what the supervised processes say, one line at a time, each with the name of who said it, on the supervisor's stderr.
+
+Nobody waits for whoever reads that stderr: a thread writes, lines queue up to a bound, and what does not fit is dropped and counted.
+A paused terminal must not stop a data plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from typing import BinaryIO, Final
+
+LINES_MAX: Final = 10_000
+LINE_BYTES_MAX: Final = 8192
+_CHUNK_BYTES: Final = 1 << 16
+
+
+class LineWriter:
+    """Writes whole lines to a binary stream from a thread of its own. `say` may be called from any thread and never waits."""
+
+    def __init__(self, stream: BinaryIO, *, lines_max: int = LINES_MAX) -> None:
+        self._stream = stream
+        self._queue: queue.Queue[bytes | None] = queue.Queue(lines_max)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
+        self._thread.start()
+
+    def say(self, name: str, line: str | bytes) -> None:
+        """Queue one line, without its end, as said by `name`."""
+        text = line.encode(errors="replace") if isinstance(line, str) else line
+        try:
+            self._queue.put_nowait(b"%-8s | %s\n" % (name.encode(), text[:LINE_BYTES_MAX]))
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Write what is queued, for as long as that may take."""
+        try:
+            self._queue.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (line := self._queue.get()) is not None:
+            self._write(line)
+            if self._dropped and self._queue.empty():
+                dropped, self._dropped = self._dropped, 0
+                self._write(b"%-8s | %d lines were dropped: nobody read them in time\n" % (b"up", dropped))
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError):  # nobody reads any more; go on emptying the queue
+            return
+
+
+async def forward(stream: asyncio.StreamReader, name: str, writer: LineWriter) -> None:
+    """Pass on lines until the stream ends. A line longer than LINE_BYTES_MAX arrives in pieces."""
+    rest = b""
+    while chunk := await stream.read(_CHUNK_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            for start in range(0, max(len(line), 1), LINE_BYTES_MAX):
+                writer.say(name, line[start : start + LINE_BYTES_MAX].rstrip(b"\r"))
+        while len(rest) > LINE_BYTES_MAX:
+            writer.say(name, rest[:LINE_BYTES_MAX])
+            rest = rest[LINE_BYTES_MAX:]
+    if rest:
+        writer.say(name, rest)

@@ -1,0 +1,215 @@
+"""Process: one program that is kept running: started, watched until it is ready and for as long as it runs, started again when it ends.
+
+A process that ends, or that was ready and no longer answers, is started again after a pause that doubles from 0.2 s to 30 s and begins
+anew once it ran for a minute. It is never given up. Only a first start that ends with exit code 2, the mistake of a user, is not
+repeated: the same again would end the same. All of it runs on one event loop, in the main thread (see `launch`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fondaco.control._lines import LineWriter, forward
+from fondaco.control.launch import command
+from fondaco.control.probes import Probe
+from fondaco.control.runfile import ProcessInfo, ProcessState
+from fondaco.core.errors import FondacoError
+
+USER_MISTAKE: Final = 2  # exit code of our programs for what the same call would meet again
+_CUT_OFF_S: Final = 2.0  # how long the pipe of a process that ended may still bring lines
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the supervisor waits for what, in seconds."""
+
+    start: float = 180.0  # until a process is ready; the kernels may have to be compiled first
+    hang: float = 30.0  # without an answer before a process that was ready is killed
+    drain: float = 15.0  # between SIGTERM and SIGKILL
+    pause_first: float = 0.2  # before it is started again
+    pause_longest: float = 30.0
+    settled: float = 60.0  # a process that ran for so long begins again with the first pause
+    probe_every: float = 0.1  # while it starts
+    watch_every: float = 2.0  # while it runs
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What to run: `python -m module arguments...`, and how to ask it."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    probe: Probe
+
+
+class StartFailedError(FondacoError):
+    """A process ended at its first start by a mistake that the same start would meet again; it said itself which."""
+
+    blame = "user"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the {self.name} process could not start; its message is above"
+
+
+class KeptProcess:
+    """One process that is kept running. `keep` runs until `stop`; `changed` is called whenever `info` differs from before."""
+
+    def __init__(self, spec: ProcessSpec, patience: Patience, writer: LineWriter, changed: Callable[[], None]) -> None:
+        self.spec = spec
+        self.ready = asyncio.Event()  # set when it was ready for the first time
+        self._patience = patience
+        self._writer = writer
+        self._changed = changed
+        self._stopping = asyncio.Event()
+        self._running: asyncio.subprocess.Process | None = None
+        self._started_at = 0.0
+        self._failures = 0  # in a row
+        self._info = ProcessInfo(spec.name, ProcessState.STOPPED, None, 0, None)
+
+    @property
+    def info(self) -> ProcessInfo:
+        """How it stands now."""
+        return self._info
+
+    async def keep(self) -> None:
+        """Start it, and again whenever it ends, until `stop` is called.
+
+        Raises:
+            StartFailedError: its first start ended with exit code 2.
+        """
+        while not self._stopping.is_set():
+            end = await self._run_once()
+            if self._stopping.is_set():
+                break
+            if end.code == USER_MISTAKE and not self.ready.is_set():
+                raise StartFailedError(self.spec.name)
+            await self._pause(end)
+        self._set(ProcessState.STOPPED, pid=None)
+
+    async def stop(self) -> None:
+        """End it: SIGTERM, then after the time to drain SIGKILL to its whole group. Returns when it is gone."""
+        self._stopping.set()
+        process = self._running
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(self._patience.drain):
+                await process.wait()
+        except TimeoutError:
+            self._say(f"did not end within {self._patience.drain:g} s of SIGTERM: killed")
+            self._kill(process)
+            await process.wait()
+
+    def kill(self) -> None:
+        """End it at once, and all that it started."""
+        self._stopping.set()
+        if self._running is not None:
+            self._kill(self._running)
+
+    # -- one run --------------------------------------------------------------------------------------------------------------------
+
+    async def _run_once(self) -> _End:
+        process = await asyncio.create_subprocess_exec(
+            *command(self.spec.module, *self.spec.arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            process_group=0,  # Ctrl-C in a terminal reaches the supervisor only, which stops the others in order
+        )
+        assert process.stdout is not None
+        self._running, self._started_at = process, time.monotonic()
+        if self._stopping.is_set():  # `stop` came while it was being started, and saw nothing to end
+            self._kill(process)
+        self._set(ProcessState.STARTING, pid=process.pid, started_us=time.time_ns() // 1000)
+        lines = asyncio.create_task(forward(process.stdout, self.spec.name, self._writer))
+        watch = asyncio.create_task(self._watch(process))
+        try:
+            await process.wait()
+        finally:
+            watch.cancel()
+            self._running = None
+            with contextlib.suppress(TimeoutError):  # a grandchild may hold the pipe a moment longer
+                await asyncio.wait_for(lines, _CUT_OFF_S)
+        hung = watch.result() if watch.done() and not watch.cancelled() else None
+        return _End(process.returncode or 0, time.monotonic() - self._started_at, hung)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> str | None:
+        """Wait until it is ready, then look whether it answers; kill it if it does not, and say why."""
+        patience, probe, pid = self._patience, self.spec.probe, process.pid
+        last = time.monotonic()
+        while not await probe.is_ready(pid):
+            if time.monotonic() - last > patience.start:
+                self._kill(process)
+                return f"was not ready after {patience.start:g} s and was killed"
+            await asyncio.sleep(patience.probe_every)
+        self._set(ProcessState.READY, pid=pid)
+        if self._info.restarts:
+            self._say(f"is ready again (process {pid})")
+        self.ready.set()
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(patience.watch_every)
+            if await probe.is_alive(pid):
+                last = time.monotonic()
+            elif time.monotonic() - last > patience.hang:
+                self._kill(process)
+                return f"did not answer for {patience.hang:g} s and was killed"
+
+    async def _pause(self, end: _End) -> None:
+        patience = self._patience
+        self._failures = 1 if end.seconds > patience.settled else self._failures + 1
+        pause = min(patience.pause_first * 2 ** (self._failures - 1), patience.pause_longest)
+        again = "" if self._failures < 5 else f"; this was the {self._failures}th time in a row, it is tried for ever"
+        self._say(f"{end}; starting it again in {pause:g} s{again}")
+        self._set(ProcessState.WAITING, pid=None, restarts=self._info.restarts + 1, last_end=str(end))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause)
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def _say(self, what: str) -> None:
+        self._writer.say("up", f"{self.spec.name} {what}")
+
+    def _set(self, state: ProcessState, **changes: object) -> None:
+        before = self._info
+        values = {name: changes.get(name, getattr(before, name)) for name in ("pid", "restarts", "started_us", "last_end")}
+        self._info = ProcessInfo(before.name, state, **values)  # type: ignore[arg-type]  # the names are those of the struct
+        self._changed()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How one run ended: the exit code (negative: the signal), after how long, and why we killed it if we did."""
+
+    code: int
+    seconds: float
+    hung: str | None
+
+    def __str__(self) -> str:
+        if self.hung is not None:
+            return self.hung
+        if self.code < 0:
+            try:
+                how = f"was ended by {signal.Signals(-self.code).name}"
+            except ValueError:
+                how = f"was ended by signal {-self.code}"
+        else:
+            how = f"ended with exit code {self.code}"
+        return f"{how} after {self.seconds:.1f} s"
