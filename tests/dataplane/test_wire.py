@@ -15,6 +15,7 @@ from core.test_errors import EXAMPLES
 from fondaco.core import errors
 from fondaco.core.errors import FondacoError, InputError
 from fondaco.dataplane import faults, wire
+from fondaco.store.writes import batch_of
 
 KEYS = st.lists(st.binary(max_size=20), max_size=20)
 
@@ -137,18 +138,11 @@ def test_keys_come_back(keys: list[bytes]) -> None:
 @given(KEYS, st.integers(0, 3), st.sampled_from([None, "os", "disk"]))
 @settings(max_examples=40)
 def test_writes_come_back(keys: list[bytes], extra: int, durability: str | None) -> None:
-    offsets = np.cumsum([0, *map(len, keys)])
-    sent = wire.PackedWrites(
-        np.frombuffer(b"".join(keys) + b"x" * extra, np.uint8), offsets, np.frombuffer(b"".join(keys) + b"x" * extra, np.uint8), offsets,
-        np.arange(len(keys)) - 5, durability,
-    )  # fmt: skip
-    got = wire.unpack_writes(wire.pack_writes(sent))
-    assert len(got) == len(keys)
-    assert got.keys.tobytes() == got.values.tobytes() == b"".join(keys)
-    assert (got.key_offsets == offsets).all()
-    assert (got.value_offsets == offsets).all()
-    assert (got.timestamps_ms == sent.timestamps_ms).all()
-    assert got.durability == durability
+    sent = batch_of(keys, [key + b"v" * extra for key in keys], range(-5, len(keys) - 5))
+    got, asked = wire.unpack_writes(wire.pack_writes(sent, durability))
+    assert asked == durability
+    for name in ("keys", "key_offsets", "values", "value_offsets", "timestamps_ms"):
+        assert (getattr(got, name) == getattr(sent, name)).all()
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=9)), max_size=9), min_size=1, max_size=4), st.integers(1, 50))

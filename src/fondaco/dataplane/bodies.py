@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from fondaco.core.errors import FondacoError, InputError
 from fondaco.dataplane.faults import error_body, error_of
+from fondaco.store.writes import WriteBatch
 
 U8Array = npt.NDArray[np.uint8]
 I64Array = npt.NDArray[np.int64]
@@ -45,7 +46,7 @@ _COLUMN: Final = struct.Struct("<8sII")
 BLOCK_HEADER: Final = _BLOCK.size
 _NULLS: Final = 1
 _MATRIX: Final = 2
-DURABILITIES: Final[tuple[str | None, ...]] = (None, "os", "disk")  # by number; None: the store's own
+DURABILITIES: Final[tuple[str | None, ...]] = (None, "os", "disk")  # by number; None: as configured
 BFLOAT16: Final = "bf16"  # NumPy has no text for it
 
 
@@ -71,24 +72,6 @@ class Block:
         if not self.flags & BlockFlag.ERROR:
             return None
         return error_of(bytes(self.body).rstrip(b"\0")) or InputError("an error block without an error")
-
-
-@dataclass(frozen=True, slots=True)
-class PackedWrites:
-    """Writes of one request: Avro keys, envelopes, logical timestamps int64 [n] in ms, and the durability asked for (None: the store's).
-
-    Key i is `keys[key_offsets[i]:key_offsets[i + 1]]`, envelope i `values[value_offsets[i]:value_offsets[i + 1]]`; offsets int64 [n + 1].
-    """
-
-    keys: U8Array
-    key_offsets: I64Array
-    values: U8Array
-    value_offsets: I64Array
-    timestamps_ms: I64Array
-    durability: str | None
-
-    def __len__(self) -> int:
-        return len(self.timestamps_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +145,22 @@ def unpack_keys(body: Buffer) -> tuple[U8Array, I64Array]:
     return data, offsets
 
 
-def pack_writes(writes: PackedWrites) -> bytes:
-    """The body of writes."""
+def pack_writes(batch: WriteBatch, durability: str | None = None) -> bytes:
+    """The body of writes. `durability` "os" or "disk"; None: what the platform is configured for."""
     return b"".join(
         (
-            _TWO.pack(len(writes), DURABILITIES.index(writes.durability)),
-            np.asarray(writes.timestamps_ms, "<i8").tobytes(),
-            np.asarray(writes.key_offsets, "<u4").tobytes(),
-            np.asarray(writes.value_offsets, "<u4").tobytes(),
-            _view(writes.keys)[: int(writes.key_offsets[-1])],
-            _view(writes.values)[: int(writes.value_offsets[-1])],
+            _TWO.pack(len(batch), DURABILITIES.index(durability)),
+            np.asarray(batch.timestamps_ms, "<i8").tobytes(),
+            np.asarray(batch.key_offsets, "<u4").tobytes(),
+            np.asarray(batch.value_offsets, "<u4").tobytes(),
+            _view(batch.keys)[: int(batch.key_offsets[-1])],
+            _view(batch.values)[: int(batch.value_offsets[-1])],
         )
     )
 
 
-def unpack_writes(body: Buffer) -> PackedWrites:
-    """The writes of a body. What the envelopes say is not looked at here.
+def unpack_writes(body: Buffer) -> tuple[WriteBatch, str | None]:
+    """(writes, durability) of a body. What the envelopes say is not looked at here.
 
     Raises:
         InputError: it breaks the grammar.
@@ -185,14 +168,14 @@ def unpack_writes(body: Buffer) -> PackedWrites:
     scan = _Scan(body, "writes")
     count, durability = scan.u32("count"), scan.u32("durability")
     if durability >= len(DURABILITIES):
-        raise InputError(f"writes: durability at byte 4 is 0 (the store's), 1 (os) or 2 (disk), not {durability}")
+        raise InputError(f"writes: durability at byte 4 is 0 (as configured), 1 (os) or 2 (disk), not {durability}")
     timestamps = scan.array("<i8", count, "timestamps_ms")
     key_offsets = scan.offsets(count, "<u4", "key_offsets")
     value_offsets = scan.offsets(count, "<u4", "value_offsets")
     keys = scan.array("<u1", int(key_offsets[-1]), "key bytes")
     values = scan.array("<u1", int(value_offsets[-1]), "envelopes")
     scan.done()
-    return PackedWrites(keys, key_offsets, values, value_offsets, timestamps, DURABILITIES[durability])
+    return WriteBatch(keys, key_offsets, values, value_offsets, timestamps), DURABILITIES[durability]
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------------------------
