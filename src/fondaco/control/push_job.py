@@ -1,0 +1,82 @@
+"""Push job: one push in a process of its own: `python -m fondaco.control.push_job`, started by the control API (`uploads`).
+
+It reads a `PushJob` as JSON from stdin, pushes, and writes a `PushOutcome` as JSON to stdout; what it says besides goes to stderr. A push
+takes all the CPU and memory it is given, and may fail in ways that end a process: it must not do so in the one that answers operators.
+SIGTERM and SIGINT take the push back, as Ctrl-C does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, Literal
+
+import msgspec
+
+from fondaco.core.errors import FondacoError
+from fondaco.dataplane import wire
+
+Kind = Literal["full", "incremental", "empty", "repush"]
+
+
+class PushJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to push. `input` is a file with an Arrow IPC stream; `settings` are keyword arguments of the method of `Store`."""
+
+    directory: str
+    store: str
+    kind: Kind
+    input: str | None = None
+    settings: dict[str, Any] = {}
+
+
+class PushOutcome(msgspec.Struct, frozen=True):
+    """How it ended: the report, or the body of an error (`dataplane.faults`)."""
+
+    report: msgspec.Raw | None = None
+    error: msgspec.Raw | None = None
+
+
+def run(job: PushJob) -> object:
+    """Push, and return the report.
+
+    Raises:
+        as the method of `Store`.
+    """
+    import fondaco
+
+    with fondaco.open(job.directory, create=False) as platform:
+        store = platform.store(job.store)
+        match job.kind:
+            case "full":
+                return store.push(job.input, progress=False, **job.settings)
+            case "incremental":
+                return store.push_incremental(job.input, **job.settings)
+            case "empty":
+                return store.push_empty(**job.settings)
+            case "repush":
+                return store.repush(progress=False, **job.settings)
+
+
+def main() -> None:
+    """Read the job, do it, say how it ended."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # whatever a library prints is no outcome
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            job = msgspec.json.decode(sys.stdin.buffer.read(), type=PushJob)
+            outcome = PushOutcome(report=msgspec.Raw(msgspec.json.encode(run(job), enc_hook=str)))
+        except FondacoError as exc:
+            outcome = PushOutcome(error=msgspec.Raw(wire.error_body(exc)))
+        except KeyboardInterrupt:
+            sys.exit(130)
+        out.write(msgspec.json.encode(outcome))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
