@@ -8,6 +8,7 @@ Layout: docs/internals/ARCHITECTURE.md. A platform may be used from any thread a
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -20,18 +21,21 @@ import msgspec
 
 from fondaco.catalog import Catalog, StoreRow, VersionState, stores, versions
 from fondaco.core.clock import Clock, SystemClock
-from fondaco.core.config import CONFIG_FILE, Config, load_config
+from fondaco.core.config import CONFIG_FILE, Config, LogConfig, load_config
 from fondaco.core.errors import AlreadyExistsError, FormatVersionError, InputError, NotAPlatformError, ReadOnlyError
 from fondaco.core.files import os_errors, remove_tree, sync_directory, write_atomically
 from fondaco.core.ids import check_name
 from fondaco.store.context import StoreContext
-from fondaco.store.layout import StoreLayout, write_cell
+from fondaco.store.layout import DELETED, StoreLayout, write_cell
+from fondaco.store.log_handle import LOG_DIRECTORY, LogHandle, topic_of
+from fondaco.store.mirror import write_mirror
 from fondaco.store.recovery import recover_if_needed
-from fondaco.store.settings import StoreSettings, check_settings
+from fondaco.store.settings import FRESHNESS_MS, StoreSettings, check_retention, check_settings
 from fondaco.store.store import Store
 
 if TYPE_CHECKING:
     from fondaco.features import Entity, FeatureColumns, FeatureRow, FeatureSet, Reason, TrainingSet
+    from fondaco.log import Log
     from fondaco.store.report import PushReport
 
 MARKER_FILE: Final = "FONDACO"
@@ -56,6 +60,8 @@ class Platform:
         self.config = config
         self.catalog = catalog
         self.clock = clock
+        opener = functools.partial(open_log, config=config.log, clock=clock, read_only=catalog.read_only)
+        self._log = LogHandle(directory / LOG_DIRECTORY, opener)
         self._reads_features = False  # whether there are readers of feature sets to close; DuckDB is not imported to find out
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -99,11 +105,13 @@ class Platform:
         return platform
 
     def close(self) -> None:
-        """Close the catalog, and the readers behind `get` and `get_many`. Readers that you opened stay good until you close them."""
+        """Close the catalog, the log, and the readers behind `get` and `get_many`. Readers and writers that you opened are yours to close;
+        readers stay good until then."""
         if self._reads_features:
             from fondaco.features import close_readers
 
             close_readers(self)
+        self._log.close()
         self.catalog.close()
 
     def __enter__(self) -> Platform:
@@ -120,6 +128,11 @@ class Platform:
         """Whether the directory cannot be written."""
         return self.catalog.read_only
 
+    @property
+    def log(self) -> Log:
+        """The log that real-time writes go through: topics, partitions, offsets. Opened at the first use, closed with the platform."""
+        return self._log.open()
+
     # -- stores ---------------------------------------------------------------------------------------------------------------------
 
     def create_store(
@@ -131,6 +144,9 @@ class Platform:
         compression: str | None = None,
         rewind: str | timedelta | None = None,
         keep: int | None = None,
+        *,
+        ttl: str | timedelta | None = None,
+        freshness_ms: int | None = None,
     ) -> Store:
         """Create a store, or return the one of this name if it was created alike.
 
@@ -142,7 +158,10 @@ class Platform:
             compression: "auto" measures a sample of each push; "none"; "zstd".
             rewind: how far before a version's `as_of` real-time writes still apply, as "24h" or a timedelta.
             keep: versions to keep, the current one included.
-                The last four default to the configuration (8, "auto", "24h", 2); left out, they are not compared with an existing store.
+                These four default to the configuration (8, "auto", "24h", 2).
+            ttl: a row is absent so long after its last write (a pushed row: after its version's `as_of`); default: rows stay.
+            freshness_ms: how soon a write is to be readable, at the 99th percentile (default 1000); pushes slow down when it is at risk.
+                Settings that are left out are not compared with those of an existing store.
         Raises:
             AlreadyExistsError: the name is taken by a store that differs; names the difference.
             SchemaError, InputError: a schema or a setting is wrong. ReadOnlyError.
@@ -165,8 +184,13 @@ class Platform:
             defaults.compression if compression is None else compression,
             defaults.rewind if rewind is None else rewind,
             defaults.keep if keep is None else keep,
+            ttl,
+            FRESHNESS_MS if freshness_ms is None else freshness_ms,
         )
-        given = {"partitions": partitions, "compression": compression, "rewind": rewind, "keep": keep}
+        check_retention(name, self.config.log.retention, settings)
+        given = {
+            "partitions": partitions, "compression": compression, "rewind": rewind, "keep": keep, "ttl": ttl, "freshness_ms": freshness_ms,
+        }  # fmt: skip
         chosen = [setting for setting, argument in given.items() if argument is not None]
         with self.catalog.write() as connection:
             row = stores.find(connection, name)
@@ -183,8 +207,11 @@ class Platform:
                     settings=msgspec.to_builtins(settings),
                     now_us=self.clock.now_us(),
                 )
+                self._remove_topic(name, leftover=True)
                 # inside the transaction, so that whoever finds the name finds the directory; `_recover` removes one without a name
-                self._context(row).layout.create()
+                layout = self._context(row).layout
+                layout.create()
+                write_mirror(layout.directory, row, stores.value_schemas(connection, row.id))
             else:
                 known = [schema.schema for schema in stores.value_schemas(connection, row.id)]
                 _check_same(row, known, key_schema, value_schema, settings, chosen)
@@ -207,7 +234,8 @@ class Platform:
             return [row.name for row in stores.all_live(connection)]
 
     def delete_store(self, name: str) -> None:
-        """Delete a store and all its versions. Its version numbers are not given again, should a store of this name come back.
+        """Delete a store, all its versions and its real-time writes. Its version numbers are not given again, should a store of this name
+        come back; its writes begin with none.
 
         Readers that have it open raise NoCurrentVersionError from then on.
 
@@ -226,7 +254,8 @@ class Platform:
                 stores.delete(connection, context.id, now_us=self.clock.now_us())
                 with os_errors(context.layout.directory):
                     os.rename(context.layout.directory, trash)
-            write_cell(StoreLayout(trash).current_cell, 0)
+            write_cell(StoreLayout(trash).current_cell, DELETED)
+            self._remove_topic(name)
         remove_tree(trash)
 
     # -- features -------------------------------------------------------------------------------------------------------------------
@@ -315,14 +344,41 @@ class Platform:
 
     def _context(self, row: StoreRow) -> StoreContext:
         settings = msgspec.convert(row.settings, StoreSettings)
-        return StoreContext(self.catalog, row, settings, StoreLayout(self._stores / row.name), self.config.store, self.clock)
+        return StoreContext(
+            self.catalog, row, settings, StoreLayout(self._stores / row.name), self.config.store, self.clock, self._log,
+            self.config.log, self.config.governor,
+        )  # fmt: skip
+
+    def _remove_topic(self, store: str, *, leftover: bool = False) -> None:
+        """Delete the topic of a store's writes. A `leftover` one is of a store of this name whose deletion a crash cut short."""
+        topic = topic_of(store)
+        if self.config.log.kind == "embedded" and not (self._log.directory / topic).exists():
+            return  # without opening the log, which most platforms never need
+        if topic in self.log.topics():
+            if leftover:
+                _LOGGER.warning("topic %r was left by an earlier store of this name; it is deleted", topic)
+            self.log.delete_topic(topic)
 
     def _recover(self) -> None:
         self._recover_names()
         with self.catalog.read() as connection:
-            rows = stores.all_live(connection)
-        for row in rows:
-            recover_if_needed(self._context(row))
+            rows = [(row, stores.value_schemas(connection, row.id)) for row in stores.all_live(connection)]
+        for row, schemas in rows:
+            context = self._context(row)
+            recover_if_needed(context)
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                write_mirror(context.layout.directory, row, schemas)
+            self._check_retention(context)
+
+    def _check_retention(self, context: StoreContext) -> None:
+        """Refuse a log that forgets what a version of the store still shows."""
+        if self.config.log.retention is None:
+            return
+        with self.catalog.read() as connection:
+            retained = versions.retained(connection, context.id)
+        oldest_ms = min((row.as_of_us // 1000 for row in retained), default=None)
+        window_ms = 0 if oldest_ms is None else self.clock.now_us() // 1000 - oldest_ms + context.settings.rewind_ms
+        check_retention(context.name, self.config.log.retention, context.settings, window_ms)
 
     def _recover_names(self) -> None:
         """Finish what a crash left of creating or deleting a store: the catalog decides, the directories follow.
@@ -411,12 +467,31 @@ def _create(directory: Path) -> None:
         sync_directory(directory)
 
 
+def open_log(directory: Path, *, config: LogConfig, clock: Clock, read_only: bool) -> Log:
+    """Open the log that the configuration names.
+
+    Args:
+        directory: `<platform>/log`: its segments, or the mirror of a broker's partitions.
+    Raises:
+        InputError: no such kind of log. MissingExtraError: Kafka's client is not installed. UnavailableError: the broker does not answer.
+    """
+    if config.kind == "embedded":
+        from fondaco.log import EmbeddedLog
+
+        return EmbeddedLog(directory, clock=clock, read_only=read_only)
+    if config.kind == "kafka":
+        from fondaco.adapters.kafka import open_kafka_log
+
+        return open_kafka_log(directory, config, clock)
+    raise InputError(f'[log] kind is "embedded" or "kafka", not {config.kind!r}')
+
+
 def _check_same(row: StoreRow, known: list[str], key: str, value: str, settings: StoreSettings, given: list[str]) -> None:
     """Raises AlreadyExistsError if an existing store differs from the definition. Any of its value schemas will do: they may have grown."""
     if key != row.key_schema:
         raise AlreadyExistsError("store", row.name, f"its key is {row.key_schema}, not {key}")
     for setting in given:
-        existing, asked = row.settings[setting], getattr(settings, setting)
+        existing, asked = getattr(msgspec.convert(row.settings, StoreSettings), setting), getattr(settings, setting)
         if existing != asked:
             raise AlreadyExistsError("store", row.name, f"its {setting} is {existing!r}, not {asked!r}")
     if value not in known:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fondaco.catalog import Catalog, StoreRow
 from fondaco.core.clock import Clock
-from fondaco.core.config import StoreConfig
+from fondaco.core.config import GovernorConfig, LogConfig, StoreConfig
 from fondaco.store.layout import StoreLayout
+from fondaco.store.log_handle import LogHandle, topic_of
 from fondaco.store.settings import StoreSettings
 
 
@@ -21,6 +23,9 @@ class StoreContext:
     layout: StoreLayout
     config: StoreConfig
     clock: Clock
+    log: LogHandle
+    log_config: LogConfig
+    governor: GovernorConfig
 
     @property
     def id(self) -> int:
@@ -31,3 +36,13 @@ class StoreContext:
     def name(self) -> str:
         """The store's name."""
         return self.row.name
+
+    @property
+    def topic(self) -> str:
+        """The topic of the store's real-time writes."""
+        return topic_of(self.row.name)
+
+    @property
+    def platform_directory(self) -> Path:
+        """The platform that the store is part of."""
+        return self.layout.directory.parent.parent

@@ -1,6 +1,6 @@
 """Layout: where things lie in a store's directory, and the CURRENT cell.
 
-    CURRENT                   8 bytes, little-endian: the current version, 0 = none
+    CURRENT                   8 bytes, little-endian: the current version, 0 = none, 2^64 - 2 = the store was deleted
     store.json, schemas.json  what the catalog knows of the store, for processes without it (mirror.py)
     push.lock                 held (flock) by the process that pushes
     building/<push id>/       files of a push at work; whatever lies here without the lock held is debris
@@ -22,6 +22,7 @@ from pathlib import Path
 from fondaco.core.files import os_errors, sync_directory, write_atomically
 
 CELL_BYTES = 8
+DELETED = (1 << 64) - 2  # in the cell of a store that was deleted, for those who still have it mapped
 _MADE_HERE = frozenset({"CURRENT", "push.lock", "building", "versions", "overlay", "store.json", "schemas.json"})
 
 

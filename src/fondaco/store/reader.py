@@ -43,10 +43,10 @@ from fondaco.core.errors import (
 from fondaco.schema import full_form, superset
 from fondaco.schema.columns import Columns
 from fondaco.store._version import OpenVersion, PackedValues
-from fondaco.store.compute import Operation, compute_scores
+from fondaco.store.compute import compute_scores
 from fondaco.store.layout import CELL_BYTES, StoreLayout
 from fondaco.store.manifest import Manifest, read_manifest
-from fondaco.store.store_reader import StoreReader
+from fondaco.store.store_reader import Operation, StoreReader
 
 if TYPE_CHECKING:
     from fondaco.schema.row import Row
@@ -259,7 +259,7 @@ class EmbeddedReader:
                 if self._failed is not None and self._failed[0] == number and time.monotonic() < self._failed[1]:
                     return
                 try:
-                    opened = self._open(number) if number != _NO_VERSION else None
+                    opened = self._open(number) if number > _NO_VERSION else None
                 except Exception as exc:  # whatever it is: it must not take a working reader away from its callers
                     if self._cell[0] != number:
                         continue  # it was retired before we came to open it; the cell names its successor

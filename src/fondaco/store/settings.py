@@ -115,7 +115,7 @@ def check_retention(store: str, retention: str | None, settings: StoreSettings, 
     kept_ms = parse_duration_us(retention) // 1000
     if kept_ms < settings.rewind_ms:
         raise InputError(
-            f"[log] retention is {retention}, and store {store!r} applies real-time writes from {settings.rewind} before a version's moment: "
+            f"[log] retention is {retention}, and store {store!r} applies real-time writes from {settings.rewind} before a version: "
             "the log would forget writes that still count. Make retention longer, leave it out (the log then keeps what is needed), "
             "or give the store a shorter rewind."
         )

@@ -20,6 +20,7 @@ from fondaco.core.errors import InputError, NoCurrentVersionError, StateError
 from fondaco.core.ids import check_version_number, new_push_id
 from fondaco.store import swap as _swap
 from fondaco.store.context import StoreContext
+from fondaco.store.mirror import write_mirror
 from fondaco.store.progress import PushProgress
 from fondaco.store.report import PushReport, PushTable, VersionInfo
 from fondaco.store.settings import check_settings
@@ -111,7 +112,10 @@ class Store:
             if known[-1].schema == text:
                 return known[-1].number
             check_evolution([row.schema for row in known], text)
-            return stores.add_value_schema(connection, self._context.id, text, now_us=self._context.clock.now_us())
+            number = stores.add_value_schema(connection, self._context.id, text, now_us=self._context.clock.now_us())
+            # before anything is written in it: whoever reads a row of this schema finds its text
+            write_mirror(self._context.layout.directory, self._context.row, stores.value_schemas(connection, self._context.id))
+            return number
 
     # -- versions -------------------------------------------------------------------------------------------------------------------
 
