@@ -80,6 +80,14 @@ def all_of(connection: Connection, store_id: int) -> list[PushRow]:
     return [replace(_push(row), state=VersionState(row.version_state or row.state)) for row in rows]
 
 
+def count_by_state(connection: Connection, store_id: int) -> dict[str, int]:
+    """How many pushes of the store are in each state now, the state being as in `all_of`."""
+    present = (_V.c.store_id == _T.c.store_id) & (_V.c.number == _T.c.version)
+    state = sa.func.coalesce(_V.c.state, _T.c.state)
+    counts = sa.select(state, sa.func.count()).select_from(_T.join(_V, present, isouter=True)).where(_T.c.store_id == store_id)
+    return {str(found): int(count) for found, count in connection.execute(counts.group_by(state))}
+
+
 def kill_requested(connection: Connection, store_id: int, version: int) -> bool:
     """Whether somebody asked the push that builds `version` to stop."""
     return bool(connection.execute(sa.select(_T.c.kill_requested).where(_T.c.store_id == store_id, _T.c.version == version)).scalar())
