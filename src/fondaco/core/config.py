@@ -50,6 +50,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     header_s: float = 10.0  # and one whose request does not become complete
     certificate: str | None = None  # PEM files; both or none
     private_key: str | None = None
+    push_bytes_max: int = 64 << 30  # body of a push through the control API, spooled to disk
     require_token: bool = False  # True by itself on an address that others can reach
 
 
