@@ -79,6 +79,11 @@ class RedisServer:
                 raise RuntimeError(f"redis-server did not start on port {self.port} (status {self._process.poll()})")
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        return self._process.pid
+
     def client(self) -> Any:
         """A redis-py client on one TCP connection, with hiredis as its parser (redis-py takes it when installed)."""
         import redis
