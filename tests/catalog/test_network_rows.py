@@ -47,7 +47,7 @@ def test_a_token_is_found_by_its_secret_which_the_catalog_does_not_hold(catalog:
         assert tokens.find_by_secret(connection, secret[:-1]) is None
     assert secret.startswith("fdc_")
     assert len(secret) == 4 + 43  # 256 bits in base64url
-    assert secret.encode() not in catalog.path.read_bytes()
+    assert secret.encode() not in (catalog.directory / "catalog.sqlite").read_bytes()
 
 
 def test_a_role_holds_the_smaller_ones_and_a_star_stands_for_every_store(catalog: Catalog) -> None:
@@ -211,7 +211,7 @@ def test_the_counter_grows_with_every_change_and_with_nothing_else(catalog: Cata
 
 
 def test_the_counter_is_one_for_all_processes_that_have_the_catalog_open(catalog: Catalog, store: StoreRow) -> None:
-    other = Catalog.open(catalog.path.parent)
+    other = Catalog.open(catalog.directory)
     before = other.change_counter()
     with catalog.write() as connection:
         quotas.set_quota(connection, "members", "*", 1, None)

@@ -61,7 +61,7 @@ def test_the_later_of_two_tables_is_the_newer_one() -> None:
     ],
 )
 def test_what_is_no_table_of_ours_is_refused(document: bytes) -> None:
-    with pytest.raises(ProtocolError, match="^http://h:9 answered something unexpected"):
+    with pytest.raises(ProtocolError, match=r"^http://h:9 answered something unexpected"):
         decode_routing(document, "http://h:9")
 
 

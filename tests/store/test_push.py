@@ -398,7 +398,7 @@ class _Interrupted(Catalog):
 
 def _interrupt(store: fd.Store, moment: str, write: int) -> None:
     context = store._context
-    catalog = _Interrupted(context.catalog._engine, context.catalog.path, read_only=False)
+    catalog = _Interrupted(context.catalog._engine, context.catalog.directory, read_only=False)
     catalog.when = (moment, write)
     with pytest.raises(KeyboardInterrupt):
         fd.Store(replace(context, catalog=catalog)).push(_table(20), push_id="interrupted")
