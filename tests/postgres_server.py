@@ -119,6 +119,10 @@ class PostgresServer:
         (self._data / "pg_hba.conf").write_text(rules)
         self.execute("SELECT pg_reload_conf()")
 
+    def become_standby(self) -> None:
+        """Follow nobody for ever, from the next start on: reads are answered, nothing can be written."""
+        (self._data / "standby.signal").touch()
+
     def remove(self) -> None:
         """Stop it and remove its directory."""
         if self._process is not None and self._process.poll() is None:

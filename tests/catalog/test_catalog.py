@@ -1,4 +1,4 @@
-"""The catalog in SQLite: opened, migrated, shared between processes, refused when it should be. What all catalogs promise: test_contract."""
+"""The catalog in SQLite: opened, migrated, shared between processes, refused when it should be. The rest: test_contract."""
 
 from __future__ import annotations
 

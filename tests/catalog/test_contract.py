@@ -117,15 +117,18 @@ class TestPostgresFailures:
         with pytest.raises(InputError, match='database "nowhere" does not exist; make the database'):
             Catalog.open(tmp_path, url=server.url("nowhere"))
 
-    def test_a_standby_reads_and_refuses_to_write(self, tmp_path: Path, server: PostgresServer) -> None:
-        url = server.new_database()
-        Catalog.open(tmp_path, url=url).close()
-        server.execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET default_transaction_read_only = on")
-        catalog = Catalog.open(tmp_path, url=url)
-        assert catalog.change_counter() > 0
-        with pytest.raises(ReadOnlyError):
-            create_store(catalog)
-        catalog.close()
+    def test_a_standby_reads_and_refuses_to_write(self, tmp_path: Path) -> None:
+        with running_server() as server:
+            url = server.new_database()
+            Catalog.open(tmp_path, url=url).close()
+            server.stop()
+            server.become_standby()
+            server.start()
+            catalog = Catalog.open(tmp_path, url=url)
+            assert catalog.change_counter() > 0
+            with pytest.raises(ReadOnlyError):
+                create_store(catalog)
+            catalog.close()
 
     def test_a_server_that_crashes_is_unavailable_and_used_again_when_it_is_back(self, tmp_path: Path) -> None:
         with running_server() as server:
