@@ -164,7 +164,9 @@ async def _read_body(request: Request, operation: Operation) -> bytes:
     async for part in request.stream():
         size += len(part)
         if size > BODY_BYTES_MAX:
-            raise LimitError("bytes of the request's body", size, BODY_BYTES_MAX, "Rows go to /v1/stores/{store}/pushes as an Arrow stream.")
+            raise LimitError(
+                "bytes of the request's body", size, BODY_BYTES_MAX, "Rows go to /v1/stores/{store}/pushes as an Arrow stream."
+            )
         parts.append(part)
     if size and operation.body is not None:
         check_content_type(request, wire.JSON)

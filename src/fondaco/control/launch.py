@@ -1,8 +1,8 @@
-"""Launch: the first thing in every process that the supervisor or the control API starts: `python -m fondaco.control.launch PID MODULE ...`.
+"""Launch: the first thing in every process that the supervisor or the control API starts.
 
-It asks the kernel to kill this process when the one that started it (PID) ends, however that happens, and then becomes MODULE with the
-arguments that follow. So not even `kill -9` of the supervisor leaves an orphan. It is done here and not between fork and exec, where
-Python code may run only in a process without threads.
+`python -m fondaco.control.launch PID MODULE ...` asks the kernel to kill this process when the one that started it (PID) ends, however
+that happens, and then becomes MODULE with the arguments that follow. So not even `kill -9` of the supervisor leaves an orphan. It is done
+here and not between fork and exec, where Python code may run only in a process without threads.
 Source: prctl(2), PR_SET_PDEATHSIG; the signal follows the *thread* that started the process, so processes are started by main threads.
 """
 

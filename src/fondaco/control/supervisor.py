@@ -9,11 +9,12 @@ It reads no row and opens no store: whatever happens in the processes, it goes o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,39 +28,28 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
-    """Keeps the processes of one platform directory running; `run` returns when a signal has stopped them all.
+    """Keeps the processes of one platform directory running. Hold the directory (`held`), then `run`.
 
     Args:
-        stages: the processes, in the order in which they are stopped: all of one stage together, and then the next.
-        data, control: the addresses that others are told.
         on_ready: called once, when every process was ready.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        stages: Sequence[Sequence[ProcessSpec]],
-        *,
-        data: str,
-        control: str,
-        on_ready: Callable[[RunFile], None],
-        patience: Patience | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, *, on_ready: Callable[[RunFile], None], patience: Patience | None = None) -> None:
         self._directory = directory
-        self._stages_specs = stages
-        self._data, self._control = data, control
         self._on_ready = on_ready
         self._patience = patience or Patience()
+        self._data = self._control = ""
         self._started_us = time.time_ns() // 1000
         self._stages: list[list[KeptProcess]] = []
         self._writer: LineWriter | None = None
         self._signals = 0
 
-    def run(self) -> None:
-        """Run until a signal. Only from the main thread.
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory against every other supervisor.
 
         Raises:
-            StateError: a supervisor is at work in this directory. StartFailedError: a process cannot start as asked.
+            StateError: one is at work; names it.
         """
         with os_errors(self._directory):
             run_directory(self._directory).mkdir(exist_ok=True)
@@ -69,19 +59,29 @@ class Supervisor:
         except LockedError as exc:
             raise StateError(_is_up(self._directory, exc.pid)) from None
         try:
-            self._writer = LineWriter(sys.stderr.buffer)
-            asyncio.run(self._run())
+            yield
         finally:
-            if self._writer is not None:
-                self._writer.close()
-            remove_run_file(self._directory)
             lock.release()
 
+    def run(self, stages: Sequence[Sequence[ProcessSpec]], *, data: str, control: str) -> None:
+        """Run until a signal has stopped them all; from the main thread, with the directory held.
+
+        Args:
+            stages: the processes, in the order in which they are stopped: all of one stage together, and then the next.
+            data, control: the addresses that others are told.
+        Raises:
+            StartFailedError: a process cannot start as asked.
+        """
+        self._data, self._control = data, control
+        self._writer = writer = LineWriter(sys.stderr.buffer)
+        self._stages = [[KeptProcess(spec, self._patience, writer, self._changed) for spec in stage] for stage in stages]
+        try:
+            asyncio.run(self._run())
+        finally:
+            writer.close()
+            remove_run_file(self._directory)
+
     async def _run(self) -> None:
-        assert self._writer is not None
-        self._stages = [
-            [KeptProcess(spec, self._patience, self._writer, self._changed) for spec in stage] for stage in self._stages_specs
-        ]
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:

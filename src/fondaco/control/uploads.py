@@ -38,7 +38,7 @@ class Uploads:
         self._spool = run_directory(directory) / "spool"
         self._bytes_max = bytes_max
         self._at_work = 0
-        self._jobs: set[asyncio.Task[object]] = set()
+        self._jobs: set[asyncio.Task[bytes]] = set()
         self._children: set[asyncio.subprocess.Process] = set()
         self._closing = False
 
@@ -122,8 +122,8 @@ class Uploads:
             what the push raised. UnavailableError: its process died, or was ended because we stop.
         """
         task = asyncio.create_task(self._push(job))
-        self._jobs.add(task)  # type: ignore[arg-type]  # a set of tasks of whatever
-        task.add_done_callback(self._jobs.discard)  # type: ignore[arg-type]
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
         return await asyncio.shield(task)
 
     async def _push(self, job: PushJob) -> bytes:

@@ -1,0 +1,113 @@
+"""Metrics: everything that is promised, as Prometheus reads it: stores, freshness, pushes, the data plane's requests, the processes.
+
+Nothing is counted here: a scrape reads the catalog, the cells that the tailer and the servers keep, the log's state files, the data
+plane's own statistics and `run/up.json`. What cannot be read leaves its metrics out and `fondaco_scrape_errors` says so; a scrape never
+fails because one part is down. Any thread; one scrape at a time. The table of all of them: docs/operators.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fondaco import __version__
+from fondaco.catalog import pushes, stores, versions
+from fondaco.control.runfile import ProcessState, find_run_file
+from fondaco.platform import Platform
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_LOGGER = logging.getLogger(__name__)
+
+Source = Callable[[], Iterable[Metric]]
+
+
+class Metrics(Collector):
+    """The metrics of one platform. `sources` are read at each scrape, in order; each yields whole families."""
+
+    def __init__(self, sources: dict[str, Source]) -> None:
+        self._sources = sources
+        self._lock = threading.Lock()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """One scrape, in the text format."""
+        with self._lock:
+            return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # so that registering reads nothing
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("fondaco_build_info", "Version of Fondaco; always 1.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        failed = GaugeMetricFamily("fondaco_scrape_errors", "Parts that this scrape could not read.", labels=["part"])
+        for part, source in self._sources.items():
+            try:
+                families = list(source())
+            except Exception:  # whatever it is, the other parts are read
+                _LOGGER.warning("metrics: %s could not be read", part, exc_info=True)
+                families = []
+                failed.add_metric([part], 1)
+            else:
+                failed.add_metric([part], 0)
+            yield from families
+        yield failed
+
+
+def process_metrics(platform: Platform) -> Source:
+    """Processes of `fondaco up`."""
+
+    def collect() -> Iterator[Metric]:
+        up = GaugeMetricFamily("fondaco_process_up", "1 while the process is ready.", labels=["process"])
+        restarts = CounterMetricFamily("fondaco_process_restarts", "Times it was started again since `fondaco up`.", labels=["process"])
+        started = GaugeMetricFamily("fondaco_process_start_time_seconds", "When it was started last, Unix time.", labels=["process"])
+        run = find_run_file(platform.directory)
+        for process in run.processes if run is not None else ():
+            up.add_metric([process.name], process.state is ProcessState.READY)
+            restarts.add_metric([process.name], process.restarts)
+            if process.started_us is not None:
+                started.add_metric([process.name], process.started_us / 1e6)
+        yield from (up, restarts, started)
+
+    return collect
+
+
+def store_metrics(platform: Platform) -> Source:
+    """Stores and their versions, from the catalog."""
+
+    def collect() -> Iterator[Metric]:
+        def gauge(name: str, help_: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"fondaco_store_{name}", help_, labels=["store"])
+
+        records = gauge("records", "Records of the current version.")
+        size = gauge("bytes", "Bytes of its files.")
+        version = gauge("version", "Number of the current version; 0: none.")
+        age = gauge("version_age_seconds", "Time since the moment that the current version describes (its as_of).")
+        retained = gauge("versions_retained", "Versions whose files exist.")
+        target = gauge("freshness_target_seconds", "The store's freshness_ms.")
+        pushed = GaugeMetricFamily("fondaco_pushes", "Pushes by the state they are in now.", labels=["store", "state"])
+        now_us = platform.clock.now_us()
+        with platform.catalog.read() as connection:
+            for store in stores.all_live(connection):
+                listed = versions.retained(connection, store.id)
+                current = next((row for row in listed if row.number == store.current), None)
+                retained.add_metric([store.name], len(listed))
+                version.add_metric([store.name], store.current)
+                target.add_metric([store.name], store.settings.get("freshness_ms", 1000) / 1000)
+                for state, count in sorted(pushes.count_by_state(connection, store.id).items()):
+                    pushed.add_metric([store.name, state], count)
+                if current is not None:
+                    records.add_metric([store.name], current.records)
+                    size.add_metric([store.name], current.bytes)
+                    age.add_metric([store.name], (now_us - current.as_of_us) / 1e6)
+        yield from (records, size, version, age, retained, target, pushed)
+
+    return collect
