@@ -1,7 +1,8 @@
 """Positions: where writes lie in a store's log, so that a read can ask to see them.
 
 A `Position` is one write's partition and offset, `str` "3:1812"; `Positions` holds one offset for each of several partitions,
-"0:17,3:1812": everything up to and with these. A write that still waits in its writer's buffer has its position when it is asked for: asking flushes.
+"0:17,3:1812": everything up to and with these. A write that still waits in its writer's buffer gets its position when somebody asks for
+it: asking flushes.
 
 Thread rule: a resolved position and `Positions` are immutable; resolving takes the writer's lock. Imports no numba.
 """

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from fondaco.core.errors import DecodeError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -31,7 +31,6 @@ FORMAT: Final = 1
 ENVELOPE: Final = Struct("<BBHIQQ")  # format, op, flags, schema number, writer, sequence
 ENVELOPE_BYTES: Final = ENVELOPE.size
 FUTURE_MS_MAX: Final = 24 * 3_600_000  # a clock that far ahead is a unit mistaken, and would win over every honest write for a day
-PATH_BYTES_MAX: Final = (1 << 16) - 1
 _PATCH: Final = Struct("<II")  # edits, zeros
 _EDIT: Final = Struct("<BBHII")  # kind, zero, path bytes, item bytes, data bytes
 _MASK: Final = (1 << 64) - 1
@@ -185,22 +184,21 @@ def check_timestamp(timestamp_ms: object, now_ms: int) -> int:
 # -- patches ------------------------------------------------------------------------------------------------------------------------
 
 
-def encode_patch(edits: Iterable[Edit]) -> bytes:
-    """The payload of a patch.
+def pack_edit(kind: EditKind, path: bytes, item: bytes, data: bytes) -> bytes:
+    """The bytes of one edit, for `pack_patch`."""
+    return _EDIT.pack(kind, 0, len(path), len(item), len(data)) + path + item + data
 
-    Raises:
-        InputError: a path too long, or no edit.
-    """
-    parts = [b""]
-    for kind, path, item, data in edits:
-        name = path.encode()
-        if len(name) > PATH_BYTES_MAX:
-            raise InputError(f"a field's path of {len(name)} bytes; {PATH_BYTES_MAX} are allowed")
-        parts += (_EDIT.pack(kind, 0, len(name), len(item), len(data)), name, item, data)
-    if len(parts) == 1:
-        raise InputError("a patch without a field changes nothing; name one, as patch(key, {'clicks': 7})")
-    parts[0] = _PATCH.pack(len(parts) // 4, 0)
-    return b"".join(parts)
+
+def pack_patch(edits: Sequence[bytes]) -> bytes:
+    """The payload of a patch with these edits, one at least."""
+    return _PATCH.pack(len(edits), 0) + b"".join(edits)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The paths of the records around a field, innermost first."""
+    while (end := path.rfind(".")) > 0:
+        path = path[:end]
+        yield path
 
 
 def decode_patch(payload: bytes) -> list[Edit]:
