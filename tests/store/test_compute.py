@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from fondaco.core.errors import FieldNotFoundError, InputError
 from fondaco.schema import Codec, vector
 from fondaco.schema.columns import Columns, decode_list
-from fondaco.store.compute import compute_scores
+from fondaco.store.compute import best_of, compute_scores
 
 DIM = 5
 FIELDS = {
@@ -122,3 +122,44 @@ def test_an_unknown_operation_field_or_type_is_refused():
         compute_scores(columns, "dot", "float23", np.ones(DIM))
     with pytest.raises(InputError, match="needs a vector"):
         compute_scores(decode_list(CODEC.program, [CODEC.encode({**dict.fromkeys(FIELDS), "text": ""})], ["text"]), "dot", "text", [1.0])
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@given(rows=st.lists(st.none() | vectors, max_size=6), query=vectors)
+@settings(max_examples=20, deadline=None)
+def test_products_equal_those_of_fetched_rows(field, rows, query):
+    columns, fetched = columns_of(rows, field)
+    products = compute_scores(columns, "hadamard", field, query)
+    assert products.shape == (len(rows), DIM)
+    assert products.dtype == np.float64
+    for row, product in zip(fetched, products, strict=True):
+        if row is None:
+            assert np.ma.getmaskarray(product).all()
+        else:
+            assert product.tolist() == (row * query.astype(np.float64)).tolist()
+
+
+scores = st.lists(st.none() | st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, math.nan, math.inf]), max_size=12)
+
+
+@given(values=scores, count=st.integers(1, 14), operation=st.sampled_from(["dot", "cosine", "euclidean"]))
+@settings(max_examples=80)
+def test_the_best_are_the_first_of_a_stable_sort(values, count, operation):
+    masked = np.ma.MaskedArray([0.0 if value is None else value for value in values], [value is None for value in values], np.float64)
+    positions, best = best_of(masked, operation, count)
+    sign = 1 if operation == "euclidean" else -1
+    there = [i for i, value in enumerate(values) if value is not None and not math.isnan(value)]
+    expected = sorted(there, key=lambda i: sign * values[i])[:count]
+    assert positions.tolist() == expected
+    assert best.tolist() == [values[i] for i in expected]
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.5, None, "3"])
+def test_a_top_k_that_counts_nothing_is_refused(count):
+    with pytest.raises(InputError, match="top_k"):
+        best_of(np.ma.MaskedArray([1.0]), "dot", count)
+
+
+def test_products_have_no_best():
+    with pytest.raises(InputError, match="no order"):
+        best_of(np.ma.MaskedArray([[1.0, 2.0]]), "hadamard", 1)

@@ -1,4 +1,4 @@
-"""The kernel of similarities: one pass over a flat block of numbers, sums in float64. Reference in tests/store/test_compute.py."""
+"""Kernels of similarities: one pass over a flat block of numbers, arithmetic in float64. References in tests/store/test_compute.py."""
 
 # mypy: disable-error-code="untyped-decorator"
 # (numba's carry no types)
@@ -62,3 +62,22 @@ def scores_of(
                 elif cosine < -1.0:
                     cosine = -1.0
                 out[i] = cosine
+
+
+@njit(nogil=True, cache=True)
+def products_of(
+    numbers: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    valid: npt.NDArray[np.bool_],
+    query: npt.NDArray[np.float64],
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Multiply `numbers[offsets[i]:offsets[i + 1]]` of every valid row i with `query`, number by number, into `out[i]`.
+
+    Every valid row is as long as the query (checked by the caller); `out` is [rows, query.size].
+    """
+    for i in range(valid.size):
+        if valid[i]:
+            first = offsets[i]
+            for k in range(query.size):
+                out[i, k] = np.float64(numbers[first + k]) * query[k]

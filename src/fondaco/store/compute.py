@@ -1,4 +1,4 @@
-"""Similarity: dot product, cosine and Euclidean distance between one vector and a vector field of many rows.
+"""Similarity: dot product, cosine, Euclidean distance and element-wise product of one vector and a vector field of many rows.
 
 The field's numbers are taken from decoded columns as one flat block, in their own dtype (bfloat16 and float16 widened to float32, int8 by
 the row's scale), and summed in float64 by one kernel without the GIL. A row without a vector is masked, never 0; so is a cosine with a
@@ -15,17 +15,18 @@ import pyarrow as pa
 
 from fondaco.core.errors import InputError, near_name
 from fondaco.schema.columns import Columns
-from fondaco.store._score_kernels import COSINE, DOT, EUCLIDEAN, scores_of
+from fondaco.store._score_kernels import COSINE, DOT, EUCLIDEAN, products_of, scores_of
 from fondaco.store.store_reader import Operation
 
-_CODES: Final = {"dot": DOT, "cosine": COSINE, "euclidean": EUCLIDEAN}
+_HADAMARD: Final = -1  # has a kernel of its own
+_CODES: Final = {"dot": DOT, "cosine": COSINE, "euclidean": EUCLIDEAN, "hadamard": _HADAMARD}
 
 
 def compute_scores(columns: Columns, operation: Operation, field: str, vector: npt.ArrayLike) -> np.ma.MaskedArray[Any, Any]:
     """Score every row of `columns[field]` against `vector`.
 
     Returns:
-        float64 [rows], masked where the row is missing, its field null, or (cosine) its vector of norm zero.
+        float64 [rows], or [rows, dim] for "hadamard": masked where the row is missing, its field null, or (cosine) its vector of norm zero.
     Raises:
         InputError: see `EmbeddedReader.compute`.
     """
@@ -45,9 +46,36 @@ def compute_scores(columns: Columns, operation: Operation, field: str, vector: n
     if len(wrong):
         where = f" in row {wrong[0]}" if pa.types.is_list(column.type) else ""
         raise InputError(f"field {field!r} has {lengths[wrong[0]]} numbers{where}, the vector has {len(query)}")
+    if code == _HADAMARD:
+        products = np.zeros((len(valid), len(query)))
+        products_of(numbers, offsets, valid, query, products)
+        return np.ma.MaskedArray(products, mask=np.broadcast_to(~valid[:, None], products.shape))
     out, undefined = np.zeros(len(valid)), np.zeros(len(valid), np.bool_)
     scores_of(numbers, offsets, valid, query, code, out, undefined)
     return np.ma.MaskedArray(out, mask=~valid | undefined)
+
+
+def best_of(scores: np.ma.MaskedArray[Any, Any], operation: Operation, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The best of many scores, best first: the greatest dot products and cosines, the smallest distances; equal ones in their order.
+
+    Args:
+        scores: float64 [rows], as `compute_scores` gives them.
+    Returns:
+        positions, int64, and scores, float64: [min(count, rows with a score)]. Masked rows and NaN have none.
+    Raises:
+        InputError: `count` is no positive whole number, or the operation gives no one score a row.
+    """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise InputError(f"top_k counts the rows to give, so it is 1 or more, not {count!r}")
+    if scores.ndim != 1:
+        raise InputError(f"{operation!r} gives a vector a row, and vectors have no order; top_k goes with dot, cosine or euclidean")
+    values = np.ma.getdata(scores)
+    there = np.flatnonzero(~(np.ma.getmaskarray(scores) | np.isnan(values)))
+    keys = values[there] if operation == "euclidean" else -values[there]
+    if count < len(there):  # those that cannot be among the best are not sorted; equal ones of the last place stay in
+        there, keys = (array[keys <= np.partition(keys, count - 1)[count - 1]] for array in (there, keys))
+    order = np.argsort(keys, kind="stable")[:count]
+    return there[order], values[there[order]]
 
 
 def _query(vector: npt.ArrayLike, field: str) -> npt.NDArray[np.float64]:

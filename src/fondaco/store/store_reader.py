@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     MinPosition: TypeAlias = Position | Positions | Mapping[int, int] | str | None
 
-Operation = Literal["dot", "cosine", "euclidean"]
+Operation = Literal["dot", "cosine", "euclidean", "hadamard"]
 
 TIMEOUT_S = 5.0  # for a position to be reached, by default
 
@@ -65,7 +65,10 @@ class StoreReader(Protocol):
         min_position: MinPosition = None,
         timeout_s: float = TIMEOUT_S,
     ) -> np.ma.MaskedArray[Any, Any]:
-        """ "dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none."""
+        """ "dot", "cosine" or "euclidean" of `vector` and each row's vector `field`: float64 [n], masked where there is none.
+
+        "hadamard", the products of their numbers, is float64 [n, dim].
+        """
         ...
 
     def at(self, version: int) -> StoreReader:
