@@ -35,11 +35,12 @@ BUSY_TIMEOUT_S = 10.0  # as in `_sqlite`
 IDLE_IN_TRANSACTION_S = 30.0  # of a transaction that writes: between two statements we do nothing slow
 CONNECT_TIMEOUT_S: Final = 5
 CONNECTIONS_MAX: Final = 20  # a process; PostgreSQL allows 100 by default, and each costs it a process
-READING: Final[dict[str, Any]] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-WRITING: Final[dict[str, Any]] = {"isolation_level": "READ COMMITTED", "fondaco_write": True}
+READING: Final[dict[str, Any]] = {}
+WRITING: Final[dict[str, Any]] = {"fondaco_write": True}
 
 _DRIVER: Final = "postgresql+psycopg"
 _KEEPALIVE: Final = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+_COMMITTED: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('fondaco catalog ' || coalesce(current_schema(), ''), 0))"
 
 
@@ -92,10 +93,13 @@ def make_engine(url: URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("fondaco_write"):
+        # Said in SQL, not by SQLAlchemy's options: those would begin every later transaction as READ WRITE, which overrules the server.
+        if not connection.get_execution_options().get("fondaco_write"):
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        else:
             patience = f"SET LOCAL lock_timeout = {round(BUSY_TIMEOUT_S * 1000)}"
             idle = f"SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_IN_TRANSACTION_S * 1000)}"
-            connection.exec_driver_sql(f"{patience}; {idle}; {_LOCK}")  # one round trip
+            connection.exec_driver_sql(f"{_COMMITTED}; {patience}; {idle}; {_LOCK}")  # one round trip
 
     return engine
 
