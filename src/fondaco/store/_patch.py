@@ -28,7 +28,7 @@ _SHORT.maxlevel = 3
 class _Member:
     """One field that a patch may name."""
 
-    __slots__ = ("_members", "collection", "encode", "inner", "name", "nullable", "path", "path_bytes")
+    __slots__ = ("_members", "collection", "encode", "encode_element", "inner", "name", "nullable", "path", "path_bytes")
 
     def __init__(self, field: Field, path: str) -> None:
         self.path, self.path_bytes, self.name = path, path.encode(), field.name
@@ -38,6 +38,9 @@ class _Member:
         # The record whose members are patched one by one. One without fields has none, and is set.
         self.inner = plain if isinstance(plain, Record) and plain.fields else None
         self.collection = plain if isinstance(plain, Array | Map) else None
+        if self.collection is not None:
+            parts = self.collection.values if isinstance(self.collection, Map) else self.collection.items
+            self.encode_element = RowEncoder(parts).encode
         self._members: Mapping[str, _Member] | None = None
 
     @property
@@ -73,9 +76,8 @@ class _Member:
         if isinstance(self.collection, Map) and kind is EditKind.ADD:
             if not isinstance(elements, Mapping):
                 raise RowError(None, self.path, _shown(elements), "a mapping of the entries to add, as {'a': 1}")
-            encode = RowEncoder(self.collection.values).encode
             for key, value in elements.items():
-                yield self._key(key), self._element(encode, value, f"[{key!r}]")
+                yield self._key(key), self._element(value, key)
             return
         try:
             given = list(elements) if isinstance(elements, set | frozenset) else as_items(elements)
@@ -86,9 +88,8 @@ class _Member:
             for key in given:
                 yield self._key(key), b""
             return
-        encode = RowEncoder(self.collection.items).encode
         for index, item in enumerate(given):
-            yield self._element(encode, item, f"[{index}]"), b""
+            yield self._element(item, index), b""
 
     def _key(self, key: Any) -> bytes:
         try:
@@ -98,11 +99,11 @@ class _Member:
             pass
         raise RowError(None, self.path, _shown(key), "a key that is text")
 
-    def _element(self, encode: Callable[[Any], bytes], value: Any, place: str) -> bytes:
+    def _element(self, value: Any, place: str | int) -> bytes:
         try:
-            return encode(value)
+            return self.encode_element(value)
         except RowError as exc:
-            raise self._renamed(exc, place) from exc
+            raise self._renamed(exc, f"[{place!r}]") from exc
 
     def _renamed(self, exc: RowError, place: str = "") -> RowError:
         inside = "" if exc.field == "$" else exc.field if exc.field.startswith("[") else f".{exc.field}"
