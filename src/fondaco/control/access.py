@@ -1,7 +1,7 @@
 """Access: who may do what and how much of it: tokens and quotas, and the rule by which the control API lets a call pass.
 
 Where tokens are required, every call but the health checks needs one that is good, with the role that the operation asks for. Where they
-are not, everybody may do everything; a token that is sent all the same must be good, so that a mistake in it does not stay unnoticed.
+are not, a call without one may do everything; one that is sent all the same must be good and have the role, as in the data plane.
 The catalog is asked at each call: a revoked token is refused at once. Blocks; any thread.
 """
 
@@ -53,10 +53,10 @@ class Access:
         Raises:
             AuthenticationError: a token is required and none came. PermissionDeniedError: it lacks the role.
         """
-        if not self.required:
-            return
         if caller is None:
-            raise AuthenticationError("no token")
+            if self.required:
+                raise AuthenticationError("no token")
+            return
         if role != "any" and not caller.allows(role, store):  # type: ignore[arg-type]  # what is not "any" is a role
             raise PermissionDeniedError(caller.name, role, "every store" if store == EVERY else f"store {store!r}")
 

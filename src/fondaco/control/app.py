@@ -39,7 +39,7 @@ def build_app(
         assert isinstance(exc, HTTPException)
         path = request.url.path
         if exc.status_code == 404:
-            return error_response(NotFoundError(path, [operation.path for operation in operations], "the control API"))
+            return error_response(NotFoundError(path, sorted({operation.path for operation in operations}), "the control API"))
         allowed = sorted({operation.method for operation in operations if _matches(operation.path, path)})
         message = f"{request.method} is not a method of {path}; it takes {', '.join(allowed)}"
         return error_response(StatusError(exc.status_code, message, {"Allow": ", ".join(allowed)}))

@@ -175,8 +175,8 @@ class KeptProcess:
         self._failures = 1 if end.seconds > patience.settled else self._failures + 1
         pause = min(patience.pause_first * 2 ** (self._failures - 1), patience.pause_longest)
         again = "" if self._failures < 5 else f"; this was the {self._failures}th time in a row, it is tried for ever"
-        self._say(f"{end}; starting it again in {pause:g} s{again}")
         self._set(ProcessState.WAITING, pid=None, restarts=self._info.restarts + 1, last_end=str(end))
+        self._say(f"{end}; starting it again in {pause:g} s{again}")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), pause)
 

@@ -32,10 +32,10 @@ class PushJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PushOutcome(msgspec.Struct, frozen=True):
-    """How it ended: the report, or the body of an error (`dataplane.faults`)."""
+    """How it ended: `body` is the report, or, if it did not end well, the body of an error (`dataplane.faults`)."""
 
-    report: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    ended_well: bool
+    body: msgspec.Raw
 
 
 def run(job: PushJob) -> object:
@@ -66,9 +66,9 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             job = msgspec.json.decode(sys.stdin.buffer.read(), type=PushJob)
-            outcome = PushOutcome(report=msgspec.Raw(msgspec.json.encode(run(job), enc_hook=str)))
+            outcome = PushOutcome(True, msgspec.Raw(msgspec.json.encode(run(job), enc_hook=str)))
         except FondacoError as exc:
-            outcome = PushOutcome(error=msgspec.Raw(wire.error_body(exc)))
+            outcome = PushOutcome(False, msgspec.Raw(wire.error_body(exc)))
         except KeyboardInterrupt:
             sys.exit(130)
         out.write(msgspec.json.encode(outcome))

@@ -6,12 +6,13 @@ Replaced as a whole at each change, so a reader never sees half of it; removed a
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
-from fondaco.core.files import write_atomically
+from fondaco.core.files import os_errors
 
 RUN_DIRECTORY = "run"
 RUN_FILE = "up.json"
@@ -60,8 +61,12 @@ def run_directory(directory: Path) -> Path:
 
 
 def write_run_file(directory: Path, run: RunFile) -> None:
-    """Replace the file."""
-    write_atomically(run_directory(directory) / RUN_FILE, msgspec.json.encode(run) + b"\n")
+    """Replace the file. Nothing is synced to disk: after a power loss nothing that it names runs."""
+    path = run_directory(directory) / RUN_FILE
+    temporary = path.with_suffix(".tmp")
+    with os_errors(path):
+        temporary.write_bytes(msgspec.json.encode(run) + b"\n")
+        os.replace(temporary, path)
 
 
 def find_run_file(directory: Path) -> RunFile | None:

@@ -139,10 +139,10 @@ class Uploads:
         finally:
             self._children.discard(child)
         outcome = _outcome(said)
-        if outcome is not None and outcome.report is not None:
-            return bytes(outcome.report)
-        if outcome is not None and outcome.error is not None:
-            raise wire.error_of(bytes(outcome.error)) or FondacoError(bytes(outcome.error).decode())
+        if outcome is not None and outcome.ended_well:
+            return bytes(outcome.body)
+        if outcome is not None:
+            raise wire.error_of(bytes(outcome.body)) or FondacoError(bytes(outcome.body).decode())
         reason = "it is stopping, and took the push back" if self._closing else f"the push's process ended with {child.returncode}"
         raise UnavailableError("the control API", reason)
 
