@@ -94,7 +94,7 @@ class Platform:
         if is_new:
             _create(directory)
         holds_stores = _holds_stores(directory)  # before the catalog is looked at: it is there before any store is
-        catalog = Catalog.open(directory, read_only=read_only, must_exist=holds_stores)
+        catalog = Catalog.open(directory, url=config.catalog.url, read_only=read_only, must_exist=holds_stores)
         platform = cls(directory, config, catalog, clock or SystemClock())
         try:
             if not read_only:

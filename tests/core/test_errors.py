@@ -38,6 +38,7 @@ EXAMPLES = [
     errors.DeadlineExceededError("get", 0.5, "applied up to 3:17"),
     errors.QuotaExceededError("trainer", "store 'members'", "100 reads/s", 0.5),
     errors.UnavailableError("127.0.0.1:7071", "connection refused"),
+    errors.PartitionNotHeldError("members", 7, 3),
     errors.ProtocolError("127.0.0.1:7071", "no HTTP"),
     errors.DiskFullError("d"),
 ]

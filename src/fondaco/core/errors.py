@@ -29,6 +29,7 @@
     │   ├── QuotaExceededError        the caller's share for this moment is used up (retry after the time it names)
     │   └── LockedError               another process holds this lock (retry later)
     ├── UnavailableError              a node, a broker or a database that does not answer (retry later)
+    │   ├── PartitionNotHeldError     this node does not hold the partition; another does (ask there, with a new routing table)
     │   └── ProtocolError             it answered something that is not our protocol
     └── StorageError                  the disk or what lies on it
         ├── NotAPlatformError         a directory that is not Fondaco's
@@ -424,6 +425,18 @@ class UnavailableError(FondacoError):
 
     def __str__(self) -> str:
         return f"{self.peer} does not answer: {self.reason}. Check that it runs and can be reached; then try again."
+
+
+class PartitionNotHeldError(UnavailableError):
+    """The node that was asked does not hold this partition of this version; the routing table names one that does."""
+
+    def __init__(self, store: str, version: int, partition: int) -> None:
+        FondacoError.__init__(self, store, version, partition)
+        self.store, self.version, self.partition = store, version, partition
+        self.peer, self.reason = "this node", f"it does not hold partition {partition} of version {version} of store {store!r}"
+
+    def __str__(self) -> str:
+        return f"{self.peer} cannot answer: {self.reason}. Ask one that the routing table (/v1/routing) names."
 
 
 class ProtocolError(UnavailableError):

@@ -21,15 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fondaco.core.errors import CorruptFileError, SchemaError
+from fondaco.core.errors import PartitionNotHeldError, SchemaError
 from fondaco.schema import Codec
 from fondaco.schema.columns import Columns, decode_addresses
 from fondaco.store import _kernels
-from fondaco.store._verified import read_stamps, stamp_of, write_stamps
-from fondaco.store.basefile import BaseFile, address_of
+from fondaco.store.basefile import address_of
 from fondaco.store.compression import Decompressor
 from fondaco.store.keys import KeyCodec
-from fondaco.store.manifest import FileEntry, Manifest, read_manifest
+from fondaco.store.manifest import Manifest, read_manifest
+from fondaco.store.partial import open_files
 
 if TYPE_CHECKING:
     from fondaco.schema.row import Row
@@ -76,12 +76,13 @@ class OpenVersion:
         self.number = self.manifest.version
         self.keys = KeyCodec(self.manifest.key_schema)
         self.codec = Codec(self.manifest.value_schema, schema)
-        self._files = _open_files(directory, self.manifest)
+        self._files = open_files(directory, self.manifest)
         self._memories = [file.memory for file in self._files]
         self._bases = [file.address for file in self._files]
         self._table = np.array([len(self._files), *(word for file in self._files for word in file.entry())], np.int64)
         self._table_address = address_of(self._table)
-        self._decompressor = Decompressor(self._files[0].dictionary, str(directory)) if self._files else None
+        held = next((file for file in self._files if file.memory), None)  # each has the dictionary
+        self._decompressor = Decompressor(held.dictionary, str(directory)) if held is not None else None
         self.get: Callable[[Any], Row | None] = self._getter()
 
     @cached_property
@@ -210,7 +211,8 @@ class OpenVersion:
             if self.keys.kind in _WARMED:
                 return
             if self.keys.kind in ("int", "long"):
-                self.get(0)
+                with contextlib.suppress(PartitionNotHeldError):
+                    self.get(0)
             else:
                 _kernels.probe_bytes(b"", self._table_address)
             with contextlib.suppress(SchemaError):  # a recursive schema has rows and no columns
@@ -220,25 +222,3 @@ class OpenVersion:
 
 _WARM_LOCK = threading.Lock()
 _WARMED: set[str] = set()
-
-
-def _open_files(directory: Path, manifest: Manifest) -> list[BaseFile]:
-    stamps, checked = read_stamps(directory), []
-    files = []
-    for entry in manifest.files:
-        path = directory / entry.name
-        stamped = stamps.get(entry.name) == stamp_of(path.stat())
-        file = BaseFile.open(path, check_heap=not stamped)
-        _compare(file, entry)
-        files.append(file)
-        if not stamped:
-            checked.append(entry.name)
-    if checked:
-        write_stamps(directory, checked)
-    return files
-
-
-def _compare(file: BaseFile, entry: FileEntry) -> None:
-    """A file that is sound in itself may still be another version's."""
-    if (file.checksum, file.bytes, file.records) != (entry.checksum, entry.bytes, entry.records):
-        raise CorruptFileError(str(file.path), "footer", "it is not the file that the manifest names")
