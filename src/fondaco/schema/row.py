@@ -63,6 +63,12 @@ class Row(Mapping[str, Any]):
         """A copy of the row's bytes, as they were written (in the writer's schema)."""
         return bytes(self._data[self._start : self._end])
 
+    @classmethod
+    def written_as(cls) -> str:
+        """The schema of the bytes that `to_bytes` gives, as JSON text."""
+        schema: str = cls._rebuild(b"")[1][0]
+        return schema
+
     def get(self, name: str, default: Any = None) -> Any:
         """Decode field `name`, or give `default` if the schema has no such field."""
         if name not in self._getters.names:

@@ -169,10 +169,12 @@ class KeyCodec:
         Args:
             keys: a list or any iterable of keys as `encode` takes them; a NumPy array; an Arrow array or chunked array; anything with
                 `to_numpy()` (pandas, Polars); a table or batch (Arrow, pandas, Polars) or a dict of columns with the key's columns; for a
-                record key also a struct array.
+                record key also a struct array; or keys that are encoded already.
         Raises:
             KeyTypeError: one key does not fit; the message names its position. ColumnNotFoundError: a table without the key's columns.
         """
+        if isinstance(keys, EncodedKeys):  # as they came over the network, checked there
+            return keys
         keys = self._many(keys)
         if self.kind in _INT_BOUNDS:
             return self.encode_integers(self._integers(keys))
