@@ -150,6 +150,22 @@ def test_a_name_is_taken_over_after_a_restart_and_never_from_a_live_node_elsewhe
     assert (row.address, row.draining) == ("http://h:2", True)
 
 
+def test_an_address_belongs_to_one_live_node(catalog: Catalog) -> None:
+    _register(catalog, "n1", "http://h:1", 100)
+    with pytest.raises(AlreadyExistsError, match="'n2' needs an address of its own"):
+        _register(catalog, "n2", "http://h:1", 100, now_us=50)
+    _register(catalog, "n2", "http://h:1", 200, now_us=150)
+
+
+def test_what_opens_a_nodes_files_is_not_in_its_row(catalog: Catalog) -> None:
+    with catalog.write() as connection:
+        given = {"zone": "a", "cluster": "main", "lease_until_us": 9, "now_us": 1, "files_address": "http://h:2", "files_secret": "hush"}
+        row = nodes.register(connection, "n1", "http://h:1", **given)  # type: ignore[arg-type]
+        assert row.files_address == "http://h:2"
+        assert "hush" not in repr(row)
+        assert nodes.files_secret(connection, "n1") == "hush"
+
+
 def test_a_node_is_removed_with_what_it_held_once_its_lease_has_ended(catalog: Catalog, store: StoreRow) -> None:
     _register(catalog, "n1", "http://h:1", 100)
     with catalog.write() as connection:
@@ -168,6 +184,9 @@ def test_a_store_is_placed_once_and_differently_at_any_time(catalog: Catalog, st
         placements.assign(connection, store.id, "main", 2, True, now_us=1)
         row = placements.assign(connection, store.id, "other", 1, False, nodes=["n2", "n1", "n2"], now_us=2)
         assert row.nodes == ("n2", "n1")
+        placements.adopt(connection, store.id, 7)
+        row = placements.assign(connection, store.id, "other", 3, False, now_us=3)
+        assert (row.nodes, row.routed) == ((), 7)  # placed differently, it is read on as it was
         assert placements.find(connection, store.id) == row
         assert placements.all_of(connection) == [row]
         assert placements.remove(connection, store.id)

@@ -20,24 +20,48 @@ _T = tables.nodes
 _R = tables.replicas
 
 
-def register(connection: Connection, name: str, address: str, *, zone: str, cluster: str, lease_until_us: int, now_us: int) -> NodeRow:
+def register(
+    connection: Connection,
+    name: str,
+    address: str,
+    *,
+    zone: str,
+    cluster: str,
+    lease_until_us: int,
+    now_us: int,
+    files_address: str | None = None,
+    files_secret: str | None = None,
+) -> NodeRow:
     """Enter a node, or take its name over again after a restart; a node that was draining still is.
 
     Args:
         address: where it serves, as "http://10.0.0.7:7071".
+        files_address, files_secret: where other nodes fetch version files from, and what they must show there.
     Raises:
-        AlreadyExistsError: a live node at another address has this name.
+        AlreadyExistsError: a live node at another address has this name, or one of another name this address.
     """
     check_name("node", name)
+    check_name("zone", zone)
+    check_name("cluster", cluster)
     found = find(connection, name)
     if found is not None and found.address != address and found.lease_until_us > now_us:
         raise AlreadyExistsError("node", name, f"it serves at {found.address}, not {address}; stop that one, or choose another name")
+    for other in all_live(connection, now_us):
+        if other.address == address and other.name != name:
+            raise AlreadyExistsError("node", other.name, f"it serves at {address} already; {name!r} needs an address of its own")
     values = {"address": address, "zone": zone, "cluster": cluster, "lease_until_us": lease_until_us, "registered_us": now_us}
+    values |= {"files_address": files_address, "files_secret": files_secret}
     if found is None:
         connection.execute(_T.insert().values(name=name, **values))
     else:
         connection.execute(_T.update().where(_T.c.name == name).values(**values))
     return get(connection, name)
+
+
+def files_secret(connection: Connection, name: str) -> str | None:
+    """What must be shown at the node's `files_address`; kept out of `NodeRow`, which is listed and logged."""
+    secret: str | None = connection.execute(sa.select(_T.c.files_secret).where(_T.c.name == name)).scalar()
+    return secret
 
 
 def renew(connection: Connection, name: str, address: str, lease_until_us: int) -> bool:
@@ -100,4 +124,6 @@ def remove(connection: Connection, name: str, *, now_us: int) -> None:
 
 
 def _node(row: sa.Row[Any]) -> NodeRow:
-    return NodeRow(row.name, row.address, row.zone, row.cluster, row.lease_until_us, bool(row.draining), row.registered_us)
+    return NodeRow(
+        row.name, row.address, row.zone, row.cluster, row.lease_until_us, bool(row.draining), row.registered_us, row.files_address
+    )

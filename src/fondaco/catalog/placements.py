@@ -46,19 +46,20 @@ def assign(
         raise InputError(f"a store has 1 to {REPLICAS_MAX} replicas, not {replicas}")
     for node in nodes:
         check_name("node", node)
-    connection.execute(_T.delete().where(_T.c.store_id == store_id))
-    row = PlacementRow(store_id, cluster, replicas, zone_spread, tuple(dict.fromkeys(nodes)), now_us)
-    connection.execute(
-        _T.insert().values(
-            store_id=store_id,
-            cluster=cluster,
-            replicas=replicas,
-            zone_spread=zone_spread,
-            nodes=msgspec.json.encode(row.nodes).decode(),
-            updated_us=now_us,
-        )
-    )
-    return row
+    chosen = tuple(dict.fromkeys(nodes))
+    values: dict[str, object] = {"cluster": cluster, "replicas": replicas, "zone_spread": zone_spread, "updated_us": now_us}
+    values["nodes"] = msgspec.json.encode(chosen).decode()
+    before = find(connection, store_id)
+    if before is None:
+        connection.execute(_T.insert().values(store_id=store_id, **values))
+    else:
+        connection.execute(_T.update().where(_T.c.store_id == store_id).values(**values))
+    return PlacementRow(store_id, cluster, replicas, zone_spread, chosen, before.routed if before else 0, now_us)
+
+
+def adopt(connection: Connection, store_id: int, version: int) -> None:
+    """Send readers to `version` from now on; the caller has seen, in this transaction, that all of it is there."""
+    connection.execute(_T.update().where(_T.c.store_id == store_id).values(routed=version))
 
 
 def remove(connection: Connection, store_id: int) -> bool:
@@ -79,4 +80,4 @@ def all_of(connection: Connection) -> list[PlacementRow]:
 
 def _placement(row: sa.Row[Any]) -> PlacementRow:
     nodes = msgspec.json.decode(row.nodes, type=tuple[str, ...])
-    return PlacementRow(row.store_id, row.cluster, row.replicas, bool(row.zone_spread), nodes, row.updated_us)
+    return PlacementRow(row.store_id, row.cluster, row.replicas, bool(row.zone_spread), nodes, row.routed, row.updated_us)

@@ -163,7 +163,8 @@ class QuotaRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A serving node. It counts as live until `lease_until_us`; a draining one is given nothing, and gives away what it has."""
+    """A serving node. It counts as live until `lease_until_us`; a draining one is given nothing, and gives away what it has. Other nodes
+    fetch version files from `files_address`, if it has one (`nodes.files_secret`)."""
 
     name: str
     address: str
@@ -172,18 +173,20 @@ class NodeRow:
     lease_until_us: int
     draining: bool
     registered_us: int
+    files_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
     """What the operator decided for a store: which cluster, how many replicas of each partition, whether zones must differ; `nodes` not
-    empty: only on these."""
+    empty: only on these. `routed` is the version that readers are sent to: the current one, once all of it is there."""
 
     store_id: int
     cluster: str
     replicas: int
     zone_spread: bool
     nodes: tuple[str, ...]
+    routed: int
     updated_us: int
 
 

@@ -166,6 +166,8 @@ nodes = Table(
     Column("lease_until_us", BigInteger, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=false()),
     Column("registered_us", BigInteger, nullable=False),
+    Column("files_address", Text),  # where other nodes fetch version files from; null: nowhere
+    Column("files_secret", Text),  # what they must show there
 )
 
 placements = Table(
@@ -176,6 +178,7 @@ placements = Table(
     Column("replicas", Integer, nullable=False),
     Column("zone_spread", Boolean, nullable=False),
     Column("nodes", Text, nullable=False, server_default=text("'[]'")),  # only these, in this order; []: any of the cluster
+    Column("routed", Integer, nullable=False, server_default=text("0")),  # the version that routing has adopted, 0: none yet
     Column("updated_us", BigInteger, nullable=False),
 )
 

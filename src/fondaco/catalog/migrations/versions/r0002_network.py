@@ -48,6 +48,8 @@ def upgrade() -> None:
         sa.Column("lease_until_us", sa.BigInteger, nullable=False),
         sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("registered_us", sa.BigInteger, nullable=False),
+        sa.Column("files_address", sa.Text),
+        sa.Column("files_secret", sa.Text),
     )
     op.create_table(
         "placements",
@@ -56,6 +58,7 @@ def upgrade() -> None:
         sa.Column("replicas", sa.Integer, nullable=False),
         sa.Column("zone_spread", sa.Boolean, nullable=False),
         sa.Column("nodes", sa.Text, nullable=False, server_default=sa.text("'[]'")),
+        sa.Column("routed", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("updated_us", sa.BigInteger, nullable=False),
     )
     op.create_table(
