@@ -17,6 +17,7 @@ from fondaco.store.keys import KeyCodec
 from fondaco.store.layout import partition_name
 from fondaco.store.manifest import read_manifest
 from fondaco.store.partial import HELD_FILE, adopt_file, held_partitions, write_held
+from fondaco.store.reader import EmbeddedReader
 
 KEYS = {"long": list(range(200)), "string": [f"k{number}" for number in range(200)]}
 
@@ -39,8 +40,7 @@ def _keep(directory: Path, partitions: list[int]) -> None:
 def test_keys_of_partitions_that_are_held_are_read_and_of_the_others_refused(tmp_path: Path, key: str, compression: str) -> None:
     directory = _pushed(tmp_path, key, compression)
     _keep(directory, [1, 3])
-    version = OpenVersion(directory)
-    version.warm()
+    version = EmbeddedReader(directory.parent.parent, "s", version=1)
     partitions = (KeyCodec(key).encode_many(KEYS[key]).hashes >> 32).astype(int) * 4 >> 32
     for at, (one, partition) in enumerate(zip(KEYS[key], partitions, strict=True)):
         if partition in (1, 3):
@@ -59,8 +59,7 @@ def test_keys_of_partitions_that_are_held_are_read_and_of_the_others_refused(tmp
 def test_a_version_of_which_nothing_is_held_refuses_every_key(tmp_path: Path) -> None:
     directory = _pushed(tmp_path, "long")
     _keep(directory, [])
-    version = OpenVersion(directory)
-    version.warm()
+    version = EmbeddedReader(directory.parent.parent, "s", version=1)
     with pytest.raises(PartitionNotHeldError):
         version.get(1)
 

@@ -542,11 +542,11 @@ def test_a_flipped_byte_in_any_section_is_refused_by_name_even_after_a_stamp(ver
 
 
 def test_the_heap_is_read_whole_once_and_then_trusted_while_nobody_writes(store, monkeypatch):
-    from fondaco.store import _version
+    from fondaco.store import partial
 
     checks = []
-    real = _version.BaseFile.open
-    monkeypatch.setattr(_version.BaseFile, "open", lambda path, check_heap: checks.append(check_heap) or real(path, check_heap=check_heap))
+    real = partial.BaseFile.open
+    monkeypatch.setattr(partial.BaseFile, "open", lambda path, check_heap: checks.append(check_heap) or real(path, check_heap=check_heap))
     store.reader().close()
     store.reader().close()
     assert checks == [True] * 3 + [False] * 3

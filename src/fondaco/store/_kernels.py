@@ -455,6 +455,31 @@ def _answer(file: int, partition: int, value: int, end: int, flag: int) -> tuple
 
 
 @njit(nogil=True, cache=True)
+def _probe_packed(low: np.uint64, high: np.uint64, count: int, hash_: np.uint64, entry: int) -> tuple[int, int, int]:
+    """As `_probe`, for a key of at most 10 bytes in two words."""
+    heap = np.int64(load64(entry + 8))
+    heap_end = np.int64(load64(entry + 16))
+    index = np.int64(load64(entry + 24))
+    slot_count = np.int64(load64(entry + 32))
+    tag = _tag(hash_)
+    i = _first_slot(hash_, slot_count)
+    for _ in range(slot_count):
+        slot = load64(index + 8 * i)
+        if slot == _ZERO:
+            return 0, 0, 0
+        if slot >> np.uint64(40) == tag:
+            key_at, value, end, flag = _record(heap + np.int64(slot & _POSITION) - 1, heap_end)
+            if key_at == 0:
+                return -1, 0, 0
+            if value - key_at == count and _equal_packed(key_at, low, high, count):
+                return value, end, flag
+        i += 1
+        if i == slot_count:
+            i = 0
+    return -1, 0, 0  # no slot is free: no index of ours, or none at all (`partial.AbsentFile`)
+
+
+@njit(nogil=True, cache=True)
 def probe_long(key: int, table: int) -> tuple[int, int, int]:
     """Find an integer key in the partitions of `table` (address).
 
@@ -465,26 +490,10 @@ def probe_long(key: int, table: int) -> tuple[int, int, int]:
     hash_ = _hash_packed(low, high, count)
     partition = partition_of(hash_, np.int64(load64(table)))
     entry = table + 8 + 8 * ENTRY * partition
-    heap = np.int64(load64(entry + 8))
-    heap_end = np.int64(load64(entry + 16))
-    index = np.int64(load64(entry + 24))
-    slot_count = np.int64(load64(entry + 32))
-    tag = _tag(hash_)
-    i = _first_slot(hash_, slot_count)
-    for _ in range(slot_count):
-        slot = load64(index + 8 * i)
-        if slot == _ZERO:
-            return partition, 0, 0
-        if slot >> np.uint64(40) == tag:
-            key_at, value, end, flag = _record(heap + np.int64(slot & _POSITION) - 1, heap_end)
-            if key_at == 0:
-                return partition, -1, 0
-            if value - key_at == count and _equal_packed(key_at, low, high, count):
-                return _answer(np.int64(load64(entry)), partition, value, end, flag)
-        i += 1
-        if i == slot_count:
-            i = 0
-    return partition, 0, 0
+    value, end, flag = _probe_packed(low, high, count, hash_, entry)
+    if value <= 0:
+        return partition, value, 0
+    return _answer(np.int64(load64(entry)), partition, value, end, flag)
 
 
 @njit(nogil=True, cache=True)
@@ -509,7 +518,7 @@ def _probe(address: int, length: int, hash_: np.uint64, entry: int) -> tuple[int
         i += 1
         if i == slot_count:
             i = 0
-    return 0, 0, 0
+    return -1, 0, 0  # no slot is free: no index of ours, or none at all (`partial.AbsentFile`)
 
 
 @njit(nogil=True, cache=True)
