@@ -7,16 +7,21 @@ SIGTERM and SIGINT take the push back, as Ctrl-C does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from fondaco.core.errors import FondacoError
+from fondaco.core.errors import FondacoError, InputError
 from fondaco.dataplane import wire
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Kind = Literal["full", "incremental", "empty", "repush"]
 
@@ -50,13 +55,32 @@ def run(job: PushJob) -> object:
         store = platform.store(job.store)
         match job.kind:
             case "full":
-                return store.push(job.input, progress=False, **job.settings)
+                with _opened(job.input) as batches:
+                    return store.push(batches, progress=False, **job.settings)
             case "incremental":
-                return store.push_incremental(job.input, **job.settings)
+                with _opened(job.input) as batches:
+                    return store.push_incremental(batches, **job.settings)
             case "empty":
                 return store.push_empty(**job.settings)
             case "repush":
                 return store.repush(progress=False, **job.settings)
+
+
+@contextlib.contextmanager
+def _opened(path: str | None) -> Iterator[pa.RecordBatchReader]:
+    """The batches of the stream in a file.
+
+    Raises:
+        InputError: it is none, or a damaged one; found when it is opened, or when its batches are read inside the block.
+    """
+    import pyarrow as pa
+
+    assert path is not None
+    try:
+        with pa.memory_map(path) as file, pa.ipc.open_stream(file) as batches:
+            yield batches
+    except pa.ArrowException as exc:
+        raise InputError(f"the request's body is not an Arrow IPC stream, or a damaged one: {exc}") from exc
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ from granian.server.embed import Server
 
 from fondaco.control.access import Access, has_good_token
 from fondaco.control.app import build_app
-from fondaco.control.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.control.metrics import Metrics, process_metrics, store_metrics
 from fondaco.control.uploads import Uploads
 from fondaco.core.errors import FondacoError
+from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
 
 

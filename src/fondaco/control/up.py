@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fondaco.control.access import has_good_token
-from fondaco.control.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.control.probes import FileProbe, HttpProbe, Probe
 from fondaco.control.process import Patience, ProcessSpec
 from fondaco.control.runfile import RunFile, run_directory
 from fondaco.control.supervisor import Supervisor
 from fondaco.core.errors import InputError
+from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
 
 _SELF = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where a server that listens on every interface is asked by us
