@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-from control_server import ARROW, VALUE, ControlServer, arrow_stream, error_of, rows, wait_for
 
 import fondaco as fd
+from control_server import ARROW, VALUE, ControlServer, arrow_stream, error_of, rows, wait_for
 from fondaco.core import errors
 from fondaco.dataplane import wire
 
@@ -212,7 +212,8 @@ def _stalled_push(server: ControlServer, push_id: str) -> subprocess.Popen[bytes
     script = (
         "import sys, httpx; sys.path.insert(0, sys.argv[3])\n"
         "from control_server import ARROW, arrow_stream, rows\n"
-        "answer = httpx.post(sys.argv[1], params={'push_id': sys.argv[2]}, content=arrow_stream(rows(400_000)), headers=ARROW, timeout=120)\n"
+        "body, query = arrow_stream(rows(400_000)), {'push_id': sys.argv[2]}\n"
+        "answer = httpx.post(sys.argv[1], params=query, content=body, headers=ARROW, timeout=120)\n"
         "print(answer.status_code, answer.text)"
     )
     sender = subprocess.Popen(
