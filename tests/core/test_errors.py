@@ -36,6 +36,7 @@ EXAMPLES = [
     errors.NodeNotFoundError("n3", ["n1", "n2"]),
     errors.TokenNotFoundError("trainr", ["trainer"]),
     errors.DeadlineExceededError("get", 0.5, "applied up to 3:17"),
+    errors.UnwrittenError("store 'members'", 42, "no space left for d"),
     errors.QuotaExceededError("trainer", "store 'members'", "100 reads/s", 0.5),
     errors.UnavailableError("127.0.0.1:7071", "connection refused"),
     errors.PartitionNotHeldError("members", 7, 3),

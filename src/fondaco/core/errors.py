@@ -26,6 +26,7 @@
     │   ├── PushInProgressError       another push is at work on this store (retry later)
     │   ├── PushKilledError           the push was killed on request
     │   ├── DeadlineExceededError     the answer did not come in the time given (retry later)
+    │   ├── UnwrittenError            a writer could not put into the log what it had taken; says how many writes
     │   ├── QuotaExceededError        the caller's share for this moment is used up (retry after the time it names)
     │   └── LockedError               another process holds this lock (retry later)
     ├── UnavailableError              a node, a broker or a database that does not answer (retry later)
@@ -381,6 +382,17 @@ class DeadlineExceededError(StateError):
 
     def __str__(self) -> str:
         return f"{self.what}: not done within {self.seconds} s{'; ' + self.state if self.state else ''}. Try again, or allow more time."
+
+
+class UnwrittenError(StateError):
+    """A writer holds writes that the log did not take. They were not acknowledged by any `flush`; those before them were written."""
+
+    def __init__(self, where: str, count: int, reason: str) -> None:
+        super().__init__(where, count, reason)
+        self.where, self.count, self.reason = where, count, reason
+
+    def __str__(self) -> str:
+        return f"{self.count} writes to {self.where} were not written: {self.reason}. Write them again with a new writer once that is mended."
 
 
 class QuotaExceededError(StateError):

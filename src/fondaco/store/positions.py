@@ -23,17 +23,17 @@ _OFFSETS_MAX: Final = 1 << 63
 class Position:
     """Where one write lies. Positions of one partition are ordered; those of different partitions are not comparable."""
 
-    __slots__ = ("_offset", "_partition", "_resolve")
+    __slots__ = ("_index", "_offset", "_partition", "_resolve")
 
     def __init__(self, partition: int, offset: int) -> None:
-        self._partition, self._offset = partition, offset
-        self._resolve: Callable[[], tuple[int, int]] | None = None
+        self._partition, self._offset, self._index = partition, offset, 0
+        self._resolve: Callable[[int], tuple[int, int]] | None = None
 
     @classmethod
-    def pending(cls, resolve: Callable[[], tuple[int, int]]) -> Position:
-        """The position of a write that is not in the log yet; `resolve()` puts it there and gives partition and offset."""
+    def pending(cls, resolve: Callable[[int], tuple[int, int]], index: int) -> Position:
+        """The position of a write that is not in the log yet; `resolve(index)` puts it there and gives partition and offset."""
         position = cls.__new__(cls)
-        position._resolve = resolve
+        position._resolve, position._index = resolve, index
         return position
 
     @classmethod
@@ -70,7 +70,8 @@ class Position:
     def _settle(self) -> None:
         resolve = self._resolve
         if resolve is not None:  # another thread may have been faster
-            self._partition, self._offset = resolve()
+            settled = resolve(self._index)
+            self._partition, self._offset = settled
             self._resolve = None
 
     def __eq__(self, other: object) -> bool:
