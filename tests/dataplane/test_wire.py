@@ -123,6 +123,21 @@ def test_what_is_no_base64_is_refused(text: str) -> None:
         wire.decode_avro_key(text)
 
 
+def test_a_vector_in_a_query_comes_back() -> None:
+    path = urlsplit(wire.compute_path("m", "dot", "a b", np.float32([1.5, -2.0, np.inf]), top_k=3))
+    asked = parse_qs(path.query)
+    assert (path.path, asked["operation"], asked["field"], asked["top_k"]) == ("/v1/stores/m/compute", ["dot"], ["a b"], ["3"])
+    assert wire.decode_vector(asked["vector"][0]).tolist() == [1.5, -2.0, np.inf]
+
+
+@pytest.mark.parametrize("vector", [[[1.0]], "abc", [1, "x"], 3.0])
+def test_what_is_no_row_of_numbers_is_no_vector(vector: object) -> None:
+    with pytest.raises(InputError, match="one row of numbers"):
+        wire.compute_path("m", "dot", "f", vector)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="float64"):
+        wire.decode_vector("AAAA")
+
+
 # -- bodies -----------------------------------------------------------------------------------------------------------------------------
 
 

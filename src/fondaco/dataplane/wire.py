@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
+import numpy as np
+import numpy.typing as npt
+
 from fondaco.core.errors import InputError
 from fondaco.dataplane.bodies import (
     Block,
@@ -49,7 +52,9 @@ __all__ = [
     "ScoresBlock",
     "TopK",
     "WireColumn",
+    "compute_path",
     "decode_avro_key",
+    "decode_vector",
     "error_body",
     "error_from",
     "error_of",
@@ -116,18 +121,50 @@ def key_query(key: Any) -> str:
     return f"key={quote(json.dumps(key, separators=(',', ':'), ensure_ascii=False), safe='')}"
 
 
+def compute_path(store: str, operation: str, field: str, vector: npt.ArrayLike, *, top_k: int | None = None) -> str:
+    """The path of a computation whose body is packed keys (`KEYS_BODY`): `vector` goes into the query, as float64, little-endian, base64.
+
+    Raises:
+        InputError: the vector is not one row of numbers.
+    """
+    try:
+        numbers = np.asarray(vector).astype("<f8")
+    except (TypeError, ValueError) as exc:
+        raise InputError(f"the vector is one row of numbers, not {type(vector).__name__}: {exc}") from None
+    if numbers.ndim != 1:
+        raise InputError(f"the vector is one row of numbers, not an array of shape {numbers.shape}")
+    text = base64.urlsafe_b64encode(numbers.tobytes()).rstrip(b"=").decode()
+    last = "" if top_k is None else f"&top_k={top_k}"
+    return f"{store_path(store, COMPUTE)}?operation={quote(operation, safe='')}&field={quote(field, safe='')}&vector={text}{last}"
+
+
+def decode_vector(text: str) -> npt.NDArray[np.float64]:
+    """The vector of the value of `vector=`.
+
+    Raises:
+        InputError: not base64 of float64 numbers.
+    """
+    data = _decode_base64("vector", text)
+    if len(data) % 8:
+        raise InputError(f"vector= holds {len(data)} bytes, which are no float64 numbers of 8 bytes each")
+    return np.frombuffer(data, "<f8")
+
+
 def decode_avro_key(text: str | bytes) -> bytes:
     """Key bytes of the value of `avro=`, percent-decoded already or not, padded or not.
 
     Raises:
         InputError: not base64 in the URL alphabet.
     """
+    return _decode_base64("avro", text)
+
+
+def _decode_base64(name: str, text: str | bytes) -> bytes:
     raw = unquote_to_bytes(text).rstrip(b"=")
     try:
-        decoded = base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise InputError(f"avro={raw[:80].decode(errors='replace')!r} is not base64 in the URL alphabet: {exc}") from None
-    return decoded
+        raise InputError(f"{name}={raw[:80].decode(errors='replace')!r} is not base64 in the URL alphabet: {exc}") from None
 
 
 # -- headers: names in the case of HTTP, compared without it ------------------------------------------------------------------------------
