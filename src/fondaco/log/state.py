@@ -37,7 +37,11 @@ DELETED: Final = 13  # 1: the topic was deleted, let go
 SEGMENT_TIMESTAMP_MAX: Final = 14  # greatest timestamp in the active segment; NO_TIMESTAMP: it is empty
 INDEX_ENTRIES: Final = 15  # entries in the active segment's index
 INDEX_BYTE: Final = 16  # byte in the active segment that the last of them names
-CELLS: Final = 17
+PENDING_OFFSET: Final = 17  # what HIGH_OFFSET and HIGH_POSITION become when the batch at work is published
+PENDING_POSITION: Final = 18
+CELLS: Final = 19
+
+NO_TIMESTAMP: Final = -(2**63)
 
 
 def map_state(path: Path, *, writable: bool) -> tuple[memoryview, int]:
