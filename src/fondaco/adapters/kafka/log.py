@@ -128,6 +128,7 @@ class KafkaLog:
         with self._lock:
             self._partitions.pop(name, None)
             gone = [self._readers.pop(place) for place in list(self._readers) if place[0] == name]
+            self._producer = None  # its sequence numbers for the topic would not fit one that is made again under the name
         for reader in gone:
             reader.close()
         self._await_topic(name, there=False)
@@ -198,9 +199,11 @@ class KafkaLog:
         for record in records:
             self._produce(producer, topic, partition, record, waiting)
         deadline = time.monotonic() + self._append_s + 5  # librdkafka gives every message an answer by then
-        while waiting.open and time.monotonic() < deadline:
-            producer.poll(0.05)
+        while waiting.open and waiting.failed is None and time.monotonic() < deadline:
+            waiting.poll(producer)
         if waiting.failed is not None:
+            if waiting.failed.fatal():  # an idempotent producer that has lost the thread is of no more use; the next append gets another
+                self._forget_producer(producer)
             raise error_of(waiting.failed, self.bootstrap, f"append to {topic!r}, partition {partition}", self._append_s)
         if waiting.open:
             raise DeadlineExceededError(f"Kafka at {self.bootstrap}: append to {topic!r}", self._append_s, f"{waiting.open} records open")
@@ -221,7 +224,7 @@ class KafkaLog:
                 )
                 return
             except BufferError:  # its queue is full: let it work off some
-                producer.poll(0.05)
+                waiting.poll(producer)
             except KafkaException as exc:
                 waiting.open -= 1
                 waiting.failed = exc.args[0]
@@ -242,6 +245,11 @@ class KafkaLog:
                     },
                 )
             return self._producer
+
+    def _forget_producer(self, producer: Producer | None) -> None:
+        with self._lock:
+            if self._producer is producer:
+                self._producer = None
 
     def sync(self, topic: str, partition: int) -> None:
         """Nothing is left to do: what `append` returned for has been acknowledged by all in-sync replicas."""
@@ -355,6 +363,13 @@ class _Deliveries:
         self.first, self.last = 1 << 62, -1
         self.failed: KafkaError | None = None
         self._lock = threading.Lock()
+
+    def poll(self, producer: Producer) -> None:
+        """Let answers come in."""
+        try:
+            producer.poll(0.05)
+        except KafkaException as exc:
+            self.failed = self.failed or exc.args[0]
 
     def on_delivery(self, error: KafkaError | None, message: Message) -> None:
         with self._lock:
