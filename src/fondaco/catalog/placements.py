@@ -54,7 +54,7 @@ def assign(
         connection.execute(_T.insert().values(store_id=store_id, **values))
     else:
         connection.execute(_T.update().where(_T.c.store_id == store_id).values(**values))
-    return PlacementRow(store_id, cluster, replicas, zone_spread, chosen, before.routed if before else 0, now_us)
+    return PlacementRow(store_id, cluster, replicas, zone_spread, chosen, before.routed if before else None, now_us)
 
 
 def adopt(connection: Connection, store_id: int, version: int) -> None:

@@ -179,14 +179,15 @@ class NodeRow:
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
     """What the operator decided for a store: which cluster, how many replicas of each partition, whether zones must differ; `nodes` not
-    empty: only on these. `routed` is the version that readers are sent to: the current one, once all of it is there."""
+    empty: only on these. `routed` is the version that readers are sent to: the current one, once all of it is there (0: a
+    store that was only written to); None: none yet."""
 
     store_id: int
     cluster: str
     replicas: int
     zone_spread: bool
     nodes: tuple[str, ...]
-    routed: int
+    routed: int | None
     updated_us: int
 
 

@@ -178,7 +178,7 @@ placements = Table(
     Column("replicas", Integer, nullable=False),
     Column("zone_spread", Boolean, nullable=False),
     Column("nodes", Text, nullable=False, server_default=text("'[]'")),  # only these, in this order; []: any of the cluster
-    Column("routed", Integer, nullable=False, server_default=text("0")),  # the version that routing has adopted, 0: none yet
+    Column("routed", Integer),  # the version that routing has adopted; 0: only real-time writes; null: none yet
     Column("updated_us", BigInteger, nullable=False),
 )
 

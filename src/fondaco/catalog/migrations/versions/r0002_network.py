@@ -58,7 +58,7 @@ def upgrade() -> None:
         sa.Column("replicas", sa.Integer, nullable=False),
         sa.Column("zone_spread", sa.Boolean, nullable=False),
         sa.Column("nodes", sa.Text, nullable=False, server_default=sa.text("'[]'")),
-        sa.Column("routed", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("routed", sa.Integer),
         sa.Column("updated_us", sa.BigInteger, nullable=False),
     )
     op.create_table(
