@@ -155,7 +155,15 @@ class RowEncoder:
 
     def _encode_batch(self, batch: pa.RecordBatch, first_row: int) -> Encoded:
         values, offsets = self._value.encode_columns(with_whole_numbers(batch, self._integers, first_row), first_row=first_row)
-        return Encoded(first_row, self._encode_keys(self._key_input(batch), first_row), values, offsets)
+        return Encoded(first_row, self.keys_of(batch, first_row), values, offsets)
+
+    def keys_of(self, batch: pa.RecordBatch, first_row: int) -> EncodedKeys:
+        """The keys of a batch, encoded; `first_row` as in `encode`.
+
+        Raises:
+            RowError: the first key that does not fit.
+        """
+        return self._encode_keys(self._key_input(batch), first_row)
 
     def _key_input(self, batch: pa.RecordBatch) -> pa.Array | pa.Table:
         if self._key.name is None and self._key_columns == self._key.names:
@@ -196,7 +204,7 @@ class RowEncoder:
         for row_number, row in enumerate(rows, first_row):
             if not isinstance(row, Mapping):
                 raise DataError(f"row {row_number}: expected a mapping like the rows before it, got {type(row).__name__}")
-            keys.append(self._key_of(row))
+            keys.append(self.key_of(row))
             try:
                 encoded.append(self._value.encode({name: value for name, value in row.items() if name in self._fields}))
             except RowError as exc:
@@ -205,7 +213,12 @@ class RowEncoder:
         np.cumsum([len(value) for value in encoded], out=offsets[1:])
         return Encoded(first_row, self._encode_keys(keys, first_row), np.frombuffer(b"".join(encoded), np.uint8), offsets)
 
-    def _key_of(self, row: Mapping[str, Any]) -> Any:
+    def key_of(self, row: Mapping[str, Any]) -> Any:
+        """The key in a row given as a mapping.
+
+        Raises:
+            ColumnNotFoundError: it is not in it. InputError: a name in the row is no field.
+        """
         names = list(row)
         if not self._key_columns or not all(name in row for name in self._key_columns):
             self._key_columns = self._find_key(names)

@@ -33,6 +33,7 @@ ENVELOPE_BYTES: Final = ENVELOPE.size
 FUTURE_MS_MAX: Final = 24 * 3_600_000  # a clock that far ahead is a unit mistaken, and would win over every honest write for a day
 _PATCH: Final = Struct("<II")  # edits, zeros
 _EDIT: Final = Struct("<BBHII")  # kind, zero, path bytes, item bytes, data bytes
+PATCH_BYTES: Final = _PATCH.size
 _MASK: Final = (1 << 64) - 1
 
 
