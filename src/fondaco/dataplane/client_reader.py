@@ -306,7 +306,7 @@ class ReaderOperations:
         info = yield from self._info_operation(deadline)
         packed = PackedKeys(*info.keys.pack_many(keys))
         pieces, scores = yield from self._batch(
-            "compute", packed, deadline, _compute_target(self._store, operation, field, vector), wire.SCORES_BODY,
+            "compute", packed, deadline, wire.compute_path(self._store, str(operation), str(field), vector), wire.SCORES_BODY,
             self._position_header(min_position), lambda answer, count: _scores(answer, count, self._peers[0].url),
         )  # fmt: skip
         values = np.concatenate([block.values for block in scores])
@@ -463,7 +463,3 @@ def _decoded(info: StoreInfo, rows: list[Row | None], fields: Sequence[str] | No
     missing = np.array([row is None for row in encoded], np.bool_)
     starts[missing] = ends[missing] = 0
     return decode_addresses(info.codec.program, starts, ends, fields, info.codec.arrow_schema)
-
-
-def _compute_target(store: str, operation: str, field: str, vector: npt.ArrayLike) -> str:
-    raise NotImplementedError

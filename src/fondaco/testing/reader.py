@@ -392,7 +392,7 @@ class StoreReaderContract:
     def test_a_reader_may_ask_for_a_schema_of_its_own(self, store: Store, open_reader: OpenReader) -> None:
         schema = {
             "type": "record",
-            "name": "R",
+            "name": "Row",
             "fields": [{"name": "clicks", "type": "double"}, {"name": "new", "type": "int", "default": 7}],
         }
         reader = open_reader(store, schema=schema)
