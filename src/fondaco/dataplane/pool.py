@@ -13,6 +13,8 @@ sent once more on a new connection, which no caller notices; everything sent her
 from __future__ import annotations
 
 import math
+import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -157,4 +159,6 @@ def reason_of(exc: OSError) -> str:
     """An operating system's error as a reason."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({exc.verify_message})"
+    if exc.errno is not None and exc.errno > 0 and not isinstance(exc, (ssl.SSLError, socket.gaierror)):
+        return os.strerror(exc.errno)  # asyncio puts a sentence of its own into `strerror`
     return exc.strerror or str(exc) or type(exc).__name__
