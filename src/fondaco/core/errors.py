@@ -392,7 +392,8 @@ class UnwrittenError(StateError):
         self.where, self.count, self.reason = where, count, reason
 
     def __str__(self) -> str:
-        return f"{self.count} writes to {self.where} were not written: {self.reason}. Write them again with a new writer once that is mended."
+        writes = "1 write" if self.count == 1 else f"{self.count} writes"
+        return f"{writes} to {self.where} could not be written: {self.reason}. Write again with a new writer once that is mended."
 
 
 class QuotaExceededError(StateError):
