@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(64)
@@ -39,3 +39,9 @@ def store_release(typing_context: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@njit(nogil=True, cache=True)
+def store_word(address: int, value: int) -> None:
+    """`store_release`, for Python: everything that was written before the call is seen before the word."""
+    store_release(address, value)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fondaco.core.errors import FormatVersionError
 from fondaco.core.files import os_errors
+from fondaco.store._atomics import store_word
 from fondaco.store.basefile import address_of
 
 CELLS_FILE: Final = "cells"
@@ -46,6 +47,8 @@ HISTOGRAM_CELLS: Final = 64
 
 # -- partitions: cells of one, counted from its first -----------------------------------------------------------------------------------
 GENERATION: Final = 0  # of its index and side heap; 0: there is none
+FIRST_BASE: Final = 2  # base offset of the first segment of the log that counts
+ACTIVE_BASE: Final = 3  # and of the last: files beyond it may be begun and given up again; -1: there is none
 REBUILDING: Final = 1  # 1: the index is being made from the log, and readers see none (or an old one) until it is whole
 SEEN_POSITION: Final = 8  # the log's bytes before this are committed; stored before any slot that leads to them
 APPLIED_OFFSET: Final = 9  # everything below can be read; stored after the slots
@@ -78,6 +81,10 @@ class Cells:
     def partition_address(self, partition: int, cell: int) -> int:
         """Address of a partition's cell."""
         return self.address + HEAD_BYTES + partition * PARTITION_BYTES + 8 * cell
+
+    def store(self, word: int, value: int) -> None:
+        """Change a word, after everything that was written before it. Only the tailer."""
+        store_word(self.address + 8 * word, value)
 
     @property
     def replaced(self) -> bool:

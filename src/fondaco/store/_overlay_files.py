@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fondaco.core.files import os_errors
 from fondaco.core.xxh64 import xxh64
 from fondaco.log.state import boot_id
+from fondaco.store._atomics import store_word
 from fondaco.store._overlay_maps import GrowingMap
 from fondaco.store.basefile import address_of
 
@@ -72,6 +73,16 @@ class IndexFiles:
     def side_bytes(self) -> int:
         """Bytes of the side heap that are there now."""
         return int.from_bytes(self.index.memory[8 * SIDE_BYTES : 8 * SIDE_BYTES + 8], "little")
+
+    def set_side_bytes(self, count: int) -> None:
+        """Say that so many bytes of the side heap are there; after they were written. Only the tailer."""
+        store_word(self.index.address + 8 * SIDE_BYTES, count)
+
+    def add_garbage(self, count: int) -> int:
+        """Count bytes of the side heap that nothing leads to any more; returns all of them. Only the tailer."""
+        words = self.index.memory[8 * SIDE_GARBAGE : 8 * SIDE_GARBAGE + 8].cast("q")
+        words[0] += count
+        return words[0]
 
 
 def slots_for(entries: int) -> int:

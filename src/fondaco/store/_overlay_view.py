@@ -7,10 +7,7 @@ and `Overlay` makes the next view, which shares every map that is still good. An
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import CorruptFileError, DecodeError
+from fondaco.log.segments import base_offsets, read_header, segment_path
 from fondaco.log.view import SegmentFile
 from fondaco.store import _overlay_cells as cells_of
 from fondaco.store import _overlay_kernels as kernels
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from fondaco.store.merge import State
 
 _NOWHERE: Final = 1 << 62  # no log position is as great: without segments every record counts as deleted
-_SEGMENT_HEADER: Final = struct.Struct("<8sIIqQ")  # magic, version, flags, base offset, base position; more follows
 SEGMENT_RESERVE_BYTES: Final = 80 << 20  # a segment of the default size, and a batch more
 
 
@@ -48,11 +45,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PartitionFiles:
-    """What is mapped of one partition; `index` is None while there is none to trust. `known`: log position before which bytes are there."""
+    """What is mapped of a partition; `index` is None while there is none to trust. `known`: log position before which bytes are there."""
 
-    index: IndexFiles | None
-    segments: tuple[Segment, ...]
-    known: int
+    partition: int
+    index: IndexFiles | None = None
+    segments: tuple[Segment, ...] = ()
+    known: int = 0
 
 
 class OverlayView:
@@ -118,11 +116,11 @@ def _table(
     address = address_of(words)
     # Without cells nobody ever wrote, and the last word of the table, which is 0 as the epoch is, stands for the cell
     words[:4] = cells.address + 8 * cells_of.EPOCH if cells else address + 8 * (len(words) - 1), epoch, len(partitions), partitioner
-    for partition, files in enumerate(partitions):
-        index = files.index
+    for number, files in enumerate(partitions):
+        index, partition = files.index, files.partition
         if index is None or cells is None:
             continue
-        entry = kernels.TABLE_WORDS + kernels.PARTITION_WORDS * partition
+        entry = kernels.TABLE_WORDS + kernels.PARTITION_WORDS * number
         low = files.segments[0].base_position if files.segments else _NOWHERE
         side = index.side.address, index.side_bytes, index.index.address + 8 * SIDE_BYTES, index.side.bytes
         log = files.known, cells.partition_address(partition, cells_of.SEEN_POSITION)
@@ -140,17 +138,25 @@ def _table(
 # -- making one -----------------------------------------------------------------------------------------------------------------------
 
 
-def list_segments(directory: Path) -> list[SegmentFile]:
-    """The segments of a partition's directory, oldest first. Layout: docs/internals/log-format.md."""
-    found = []
-    for entry in os.listdir(directory):
-        if entry.endswith(".log"):
-            with contextlib.suppress(FileNotFoundError), open(directory / entry, "rb") as file:
-                header = file.read(_SEGMENT_HEADER.size)
-                if len(header) == _SEGMENT_HEADER.size:
-                    _, _, _, base_offset, base_position = _SEGMENT_HEADER.unpack(header)
-                    found.append(SegmentFile(base_offset, base_position, directory / entry))
-    return sorted(found)
+def list_segments(directory: Path, first_base: int, active_base: int) -> list[SegmentFile]:
+    """The segments of a partition's directory, oldest first. One whose header is damaged lies where the segment before it ends.
+
+    Args:
+        first_base, active_base: base offsets of the first and the last that count.
+    Raises:
+        FileNotFoundError: one was removed meanwhile: list them again.
+    """
+    found: list[SegmentFile] = []
+    for base_offset in base_offsets(directory):
+        if not first_base <= base_offset <= active_base:
+            continue
+        path = segment_path(directory, base_offset)
+        try:
+            found.append(SegmentFile(base_offset, read_header(path).base_position, path))
+        except CorruptFileError:
+            if found:
+                found.append(SegmentFile(base_offset, found[-1].base_position + found[-1].path.stat().st_size, path))
+    return found
 
 
 def map_segments(files: Sequence[SegmentFile], before: Sequence[Segment], known: int) -> tuple[Segment, ...]:

@@ -8,8 +8,9 @@
             ...
 
 Everything that a reader follows lies in mapped memory: the cells, the index's slots, the log's own segments, the side heap. A tailer in
-this or in another process changes them meanwhile; `docs/internals/overlay.md` says in which order, and why no reader ever sees half of a change.
-One overlay serves all readers of a store in a process, from any thread. It writes nothing but the empty cells of a store that has none.
+this or in another process changes them meanwhile; `docs/internals/overlay.md` says in which order, and why no reader ever sees half of a
+change. One overlay serves all readers of a store in a process, from any thread. It writes nothing but the empty cells of a store that has
+none.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Overlay:
     def _next_view(self) -> OverlayView:
         if self._cells is None or self._cells.replaced:
             self._cells = open_cells(self._directory, writable=False)
+            self.view = OverlayView(self._directory, None, 0, 0, ())  # numbers of generations begin anew: no map of it is the same
         cells = self._cells
         if cells is None:
             return OverlayView(self._directory, None, 0, 0, ())
@@ -91,7 +93,7 @@ class Overlay:
             if cells.view[cells_of.EPOCH] == epoch:
                 return OverlayView(self._directory, cells, epoch, cells.view[cells_of.PARTITIONER], partitions)
         # Files that the cells name are gone for good: the tailer makes them again when it next starts, and until then there is no overlay
-        empty = [PartitionFiles(None, (), 0)] * cells.view[cells_of.PARTITIONS]
+        empty = [PartitionFiles(partition) for partition in range(cells.view[cells_of.PARTITIONS])]
         return OverlayView(self._directory, cells, cells.view[cells_of.EPOCH], cells.view[cells_of.PARTITIONER], empty)
 
     def _open(self, cells: Cells, partition: int) -> PartitionFiles:
@@ -100,9 +102,10 @@ class Overlay:
         before = self.view.partitions[partition] if partition < len(self.view.partitions) else None
         index = open_partition(self._directory, partition, cells.view[first + cells_of.GENERATION], before)
         if index is None:
-            return PartitionFiles(None, (), 0)
-        files = list_segments(self._log_directory / self._topic / str(partition))
-        return PartitionFiles(index, map_segments(files, before.segments if before else (), known), known)
+            return PartitionFiles(partition)
+        bases = cells.view[first + cells_of.FIRST_BASE], cells.view[first + cells_of.ACTIVE_BASE]
+        files = list_segments(self._log_directory / self._topic / str(partition), *bases)
+        return PartitionFiles(partition, index, map_segments(files, before.segments if before else (), known), known)
 
     @property
     def is_empty(self) -> bool:

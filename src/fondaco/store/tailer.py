@@ -1,0 +1,347 @@
+"""Tailers: follow a store's topic and keep the overlay's index, one process at a time.
+
+    with Tailer.open(store / "overlay", platform / "log", "members.rt", log) as tailer:      # LockedError: somebody else tails
+        tailer.run(stop)
+
+`Tailer` is synchronous and belongs to one thread. `TailerThread` runs one beside the readers and writers of a process as long as nobody
+else does: it tries for the lock every 50 ms, so when the process that tails dies, another goes on within that time, from where the cells
+say. Between looks at the log it sleeps without the GIL, 0.3 ms while the log moves and up to 4 ms when it has not for a while.
+
+What makes all of this safe to kill at any moment: `_tailer_partition` and docs/internals/overlay.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from fondaco.core.clock import Clock, SystemClock
+from fondaco.core.errors import FondacoError, LockedError, ReadOnlyError, TopicNotFoundError
+from fondaco.core.files import FileLock
+from fondaco.log.state import boot_id
+from fondaco.store import _overlay_cells as cells_of
+from fondaco.store import _wait_kernels as waits
+from fondaco.store._overlay_cells import LOCK_FILE, Cells, open_cells
+from fondaco.store._overlay_files import remove_others
+from fondaco.store._tailer_partition import PartitionTailer
+from fondaco.store.basefile import address_of
+
+if TYPE_CHECKING:
+    from fondaco.log import PartitionView, TopicConfig
+
+LOCK_SECONDS: Final = 0.05  # between attempts to become the one who tails
+POLL_US_MIN: Final = 300  # between looks while the log moves
+POLL_US_MAX: Final = 4_000  # and when it has not moved for a while
+SLICE_US: Final = 50_000  # in which Python gets a word in: signals, the stop event, the sign of life
+_TOPIC_SECONDS: Final = 0.02  # between looks for a topic that is not there yet
+_ASK_SECONDS: Final = 1.0  # between questions to the log itself, which may be a broker
+_RETRY_SECONDS: Final = 1.0
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class TailedLog(Protocol):
+    """What a tailer needs of a log: its segments as local files. `EmbeddedLog`, and Kafka's adapter by its mirror."""
+
+    @property
+    def partitioner(self) -> str:
+        """ "xxh64" or "murmur2"."""
+        ...
+
+    def describe_topic(self, name: str) -> TopicConfig:
+        """Raises TopicNotFoundError."""
+        ...
+
+    def partition_files(self, topic: str, partition: int) -> PartitionView:
+        """The live cells and files of a partition."""
+        ...
+
+
+class Tailer:
+    """Tails one store. Holds `tailer.lock` from `open` to `close`."""
+
+    def __init__(
+        self, directory: Path, log_directory: Path, topic: str, log: TailedLog, clock: Clock, lock: FileLock, cells: Cells
+    ) -> None:
+        """Use `Tailer.open`."""
+        self.topic = topic
+        self.partitions: list[PartitionTailer] = []
+        self._directory, self._log_directory, self._log, self._clock = directory, log_directory, log, clock
+        self._lock, self._cells = lock, cells
+        self._stop = np.zeros(1, np.int64)
+        self._asked_at = -_ASK_SECONDS
+        self._started_ms = clock.now_us() // 1000
+        self._moved_at = time.monotonic()
+
+    @classmethod
+    def open(cls, directory: Path | str, log_directory: Path | str, topic: str, log: TailedLog, *, clock: Clock | None = None) -> Tailer:
+        """Become the one who tails a store.
+
+        Args:
+            directory: `stores/<store>/overlay`; made if it is missing (the store's own directory is not).
+            log_directory: `<platform>/log`. topic: of the store; it need not exist yet.
+        Raises:
+            LockedError: another process, or another tailer of this one, tails it.
+            ReadOnlyError, DiskFullError: the overlay's directory cannot be written. FileNotFoundError: there is no store.
+            FormatVersionError: a newer Fondaco wrote the overlay.
+        """
+        directory = Path(directory)
+        directory.mkdir(exist_ok=True)
+        lock = FileLock(directory / LOCK_FILE)
+        lock.acquire()
+        try:
+            cells = open_cells(directory, writable=True)
+            assert cells is not None
+            cells.view[cells_of.PID] = os.getpid()
+            tailer = cls(directory, Path(log_directory), topic, log, clock or SystemClock(), lock, cells)
+            tailer._epoch()  # the tailer before this one may have been killed before it said so
+            tailer._find_topic()
+        except BaseException:
+            lock.release()
+            raise
+        return tailer
+
+    # -- work -----------------------------------------------------------------------------------------------------------------------
+
+    def run_once(self) -> int:
+        """Apply what the log holds now; return how many records it was. It stops early when `stop` was called, or the disk is full."""
+        if not self._find_topic():
+            return 0
+        total, now_us = 0, self._clock.now_us
+        begun_us = now_us()
+        for partition in self.partitions:
+            idle = 0
+            while idle < 2 and self._stop[0] == 0:
+                before = partition.position
+                with contextlib.suppress(FileNotFoundError):  # the log's retention removed a segment between the look and the map
+                    total += partition.step(now_us, self._started_ms)
+                if partition.caught_up or partition.stalled:
+                    break
+                idle = idle + 1 if partition.position == before else 0  # once is fine: then the index was full, and is not any more
+        view = self._cells.view
+        if all(partition.caught_up for partition in self.partitions):
+            view[cells_of.CAUGHT_UP_US] = begun_us
+        view[cells_of.STALLED] = int(any(partition.stalled for partition in self.partitions))
+        view[cells_of.ALIVE_US] = now_us()
+        if any(partition.deleted for partition in self.partitions):
+            self._forget_topic()
+        return total
+
+    def run(self, stop: threading.Event) -> None:
+        """Tail until `stop` is set (or `stop` was called)."""
+        while not stop.is_set() and self._stop[0] == 0:
+            run_all((self,))
+            wait_all((self,))
+
+    def stop(self) -> None:
+        """Make `run` return, and `run_once` break off, soon. From any thread."""
+        self._stop[0] = 1
+
+    @property
+    def stop_word(self) -> int:
+        """Address of the word that `stop` sets."""
+        return address_of(self._stop)
+
+    def words(self) -> tuple[list[int], list[int]]:
+        """Addresses of the log's cells that change when there is more to apply, and what they hold while there is not."""
+        return [partition.word for partition in self.partitions], [partition.seen for partition in self.partitions]
+
+    def poll_us(self) -> int:
+        """How long to sleep between looks now."""
+        idle_s = time.monotonic() - self._moved_at
+        return POLL_US_MIN if idle_s < 1 else min(POLL_US_MAX, int(idle_s * 1000))
+
+    def moved(self) -> None:
+        """Note that the log moved: it is looked at more often from now on."""
+        self._moved_at = time.monotonic()
+
+    # -- the topic --------------------------------------------------------------------------------------------------------------------
+
+    def _find_topic(self) -> bool:
+        """Whether the topic is there and its partitions are open; looks for it now and then."""
+        if self.partitions:
+            return True
+        now = time.monotonic()
+        place = self._log_directory / self.topic
+        if not place.exists() and now - self._asked_at < _ASK_SECONDS:
+            return self._wait_for_topic()
+        self._asked_at = now
+        try:
+            config = self._log.describe_topic(self.topic)
+            files = [self._log.partition_files(self.topic, partition) for partition in range(config.partitions)]
+            identity = _identity(place)
+        except (TopicNotFoundError, FileNotFoundError):
+            return self._wait_for_topic()
+        self._open_partitions(files, identity)
+        return True
+
+    def _wait_for_topic(self) -> bool:
+        view = self._cells.view
+        view[cells_of.ALIVE_US] = view[cells_of.CAUGHT_UP_US] = self._clock.now_us()
+        return False
+
+    def _open_partitions(self, files: Iterable[PartitionView], identity: int) -> None:
+        view, files = self._cells.view, list(files)
+        partitioner = int(self._log.partitioner == "murmur2")
+        trusted = (view[cells_of.BOOT], view[cells_of.TOPIC], view[cells_of.PARTITIONS], view[cells_of.PARTITIONER]) == (
+            boot_id(), identity, len(files), partitioner,
+        )  # fmt: skip
+        partitions = [
+            PartitionTailer(self._directory, self._log_directory, self.topic, self._cells, number, files_of, self._epoch)
+            for number, files_of in enumerate(files)
+        ]
+        generations = {p: view[self._cells.partition(p) + cells_of.GENERATION] for p in range(len(files))}
+        remove_others(self._directory, generations)
+        try:
+            for partition in partitions:
+                partition.open(trusted=trusted)
+        except BaseException:
+            for partition in partitions:
+                partition.close()
+            raise
+        view[cells_of.FORMAT_CELL], view[cells_of.PARTITIONER] = cells_of.FORMAT, partitioner
+        # Which run of the machine and which topic the index is of, only now that all partitions that cannot be trusted say so themselves
+        view[cells_of.BOOT], view[cells_of.TOPIC] = boot_id(), identity
+        view[cells_of.PARTITIONS] = len(files)
+        self.partitions = partitions
+        self._epoch()
+
+    def _forget_topic(self) -> None:
+        """The topic was deleted: nothing is over the base any more, until there is a topic of this name again."""
+        self._close_partitions()
+        self._cells.view[cells_of.PARTITIONS] = 0
+        self._cells.view[cells_of.TOPIC] = 0
+        self._epoch()
+        remove_others(self._directory, {})
+
+    def _epoch(self) -> None:
+        self._cells.store(cells_of.EPOCH, self._cells.view[cells_of.EPOCH] + 1)
+
+    # -- end ------------------------------------------------------------------------------------------------------------------------
+
+    def _close_partitions(self) -> None:
+        for partition in self.partitions:
+            partition.close()
+        self.partitions = []
+
+    def close(self) -> None:
+        """Let others tail. Everything applied stays readable."""
+        self._close_partitions()
+        if self._lock.held:
+            self._cells.view[cells_of.PID] = 0
+            self._lock.release()
+
+    def __enter__(self) -> Tailer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+def _identity(topic: Path) -> int:
+    """A number of this topic, another if one of the same name is created later."""
+    status = os.stat(topic / "topic.json")
+    return hash((status.st_ino, status.st_mtime_ns)) or 1
+
+
+# -- several at once ------------------------------------------------------------------------------------------------------------------
+
+
+def run_all(tailers: Iterable[Tailer]) -> int:
+    """Apply what the logs of these tailers hold now; one that fails does not keep the others from it. Returns the records applied."""
+    total = 0
+    for tailer in tailers:
+        applied = tailer.run_once()
+        if applied:
+            tailer.moved()
+        total += applied
+    return total
+
+
+def wait_all(tailers: Iterable[Tailer], *, limit_us: int = SLICE_US) -> bool:
+    """Sleep, without the GIL, until one of the logs has more, one tailer is to stop, or `limit_us` have passed. Whether one has more."""
+    tailers = list(tailers)
+    addresses: list[int] = []
+    seen: list[int] = []
+    for tailer in tailers:
+        words, values = tailer.words()
+        addresses += words
+        seen += values
+    if not tailers or any(not tailer.partitions for tailer in tailers):
+        limit_us = min(limit_us, int(_TOPIC_SECONDS * 1e6))
+    stop = tailers[0].stop_word if tailers else address_of(_NEVER)
+    poll_us = min((tailer.poll_us() for tailer in tailers), default=POLL_US_MAX)
+    return bool(waits.wait_any(np.array(addresses, np.int64), np.array(seen, np.int64), stop, poll_us, limit_us))
+
+
+_NEVER: Final = np.zeros(1, np.int64)
+
+
+class TailerThread:
+    """Tails a store from a daemon thread of this process whenever no other process does. Close it with the last reader or writer."""
+
+    def __init__(
+        self, directory: Path | str, log_directory: Path | str, topic: str, open_log: Callable[[], TailedLog], *, clock: Clock | None = None
+    ) -> None:
+        """
+        Args:
+            directory, log_directory, topic: as `Tailer.open`.
+            open_log: gives the log when this thread is the one who tails; the log is not closed here.
+        """
+        self._directory, self._log_directory, self._topic = Path(directory), Path(log_directory), topic
+        self._open_log, self._clock = open_log, clock
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._tailer: Tailer | None = None
+        self._thread = threading.Thread(target=self._run, name=f"fondaco tailer {topic}", daemon=True)
+
+    def start(self) -> TailerThread:
+        """Begin; returns at once."""
+        self._thread.start()
+        return self
+
+    @property
+    def tailing(self) -> bool:
+        """Whether it is this thread that tails now."""
+        return self._tailer is not None
+
+    def close(self) -> None:
+        """Stop, and let others tail. What the log holds then is applied by whoever tails next."""
+        self._stop.set()
+        with self._lock:
+            if self._tailer is not None:
+                self._tailer.stop()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            pause = LOCK_SECONDS
+            try:
+                with Tailer.open(self._directory, self._log_directory, self._topic, self._open_log(), clock=self._clock) as tailer:
+                    with self._lock:
+                        self._tailer = tailer
+                    try:
+                        tailer.run(self._stop)
+                    finally:
+                        with self._lock:
+                            self._tailer = None
+            except LockedError:
+                pass
+            except (ReadOnlyError, FileNotFoundError):  # a directory that others write, or a store that was deleted
+                pause = _RETRY_SECONDS
+            except (FondacoError, OSError) as exc:
+                pause = _RETRY_SECONDS
+                if str(exc) != told:
+                    told = str(exc)
+                    _LOGGER.exception("tailing %s failed; trying again every %.0f s", self._topic, _RETRY_SECONDS)
+            self._stop.wait(pause)
