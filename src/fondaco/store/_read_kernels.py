@@ -3,11 +3,10 @@
 Both halves have their own kernels (`_overlay_kernels`, `_kernels`); here they are one, because entering a kernel costs as much as finding a
 key in it. They take the address of a *serving table* and never keep it; whoever calls keeps what it leads to alive.
 
-    serving table, int64 words: [0] base partitions (0: there is no base)    [1] address of the overlay's table
+    serving table, int64 words: [0] as_of_ms of the base                     [1] address of the overlay's table
                                 [2] since_ms: older writes do not count     [3] number of the value schema that rows can be given out in
                                 [4] number of the overlay's first memory in the joint list: base files, then the overlay's memories
-                                [5] as_of_ms of the base
-    then, from word HEAD_WORDS on, the entries of the base's partitions as in `_kernels`.
+    then, from word BASE_WORD on, a table of partitions as in `_kernels`; one of 0 partitions: there is no base.
 """
 
 # mypy: disable-error-code="no-any-return, return-value, untyped-decorator"
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from fondaco.core.memory import load_i64, load_u64, prefetch
+from fondaco.core.memory import copy_bytes, load_i32, load_i64, load_u64, prefetch
 from fondaco.core.xxh64 import xxh64
 from fondaco.store import _kernels as base
 from fondaco.store import _overlay_kernels as overlay
@@ -29,7 +28,7 @@ U8Array = npt.NDArray[np.uint8]
 I64Array = npt.NDArray[np.int64]
 U64Array = npt.NDArray[np.uint64]
 
-HEAD_WORDS = 6
+BASE_WORD = 5
 ALWAYS = -(1 << 63)  # `oldest_ms` of stores whose rows stay
 
 # -- what `start` says when it is no position ----------------------------------------------------------------------------------------
@@ -50,10 +49,12 @@ find, find_packed, memory_base, topic_partition, overlay_probe, segment_locate =
 _pack_long, _hash_packed, _probe_packed, _probe, _record, _first_slot, _tag, partition_of = (
     base._pack_long, base._hash_packed, base._probe_packed, base._probe, base._record, base._first_slot, base._tag, base.partition_of,
 )  # fmt: skip
+sound, _DAMAGED, _RECORD_BYTES = overlay.sound, overlay.DAMAGED, overlay.RECORD_BYTES
 _NONE, _PUT, _DELETE = overlay.NONE, overlay.PUT, overlay.DELETE
 _OVERLAY_HEAD = 8 * overlay.TABLE_WORDS
 _OVERLAY_ENTRY = 8 * overlay.PARTITION_WORDS
-_HEAD = 8 * HEAD_WORDS
+_BASE = 8 * BASE_WORD
+_HEAD = _BASE + 8
 _ENTRY = 8 * base.ENTRY
 _GROUP = base._GROUP
 _PREFETCH_BYTES = base._PREFETCH_BYTES
@@ -103,8 +104,8 @@ def read_long(key: int, table: int, oldest_ms: int) -> tuple[int, int, int]:
                 return 0, ASK, 0
             partition = partition_of(hash_, load_i64(writes + 16))
             return _put_answer(memory, start, end, writes + _OVERLAY_HEAD + _OVERLAY_ENTRY * partition, table)
-    count_of_base = load_i64(table)
-    if count_of_base == 0 or load_i64(table + 40) < oldest_ms:
+    count_of_base = load_i64(table + _BASE)
+    if count_of_base == 0 or load_i64(table) < oldest_ms:
         return 0, MISSING, 0
     partition = partition_of(hash_, count_of_base)
     entry = table + _HEAD + _ENTRY * partition
@@ -130,8 +131,8 @@ def read_bytes(key: bytes, table: int, oldest_ms: int) -> tuple[int, int, int]:
                 return 0, ASK, 0
             partition = topic_partition(address, length, hash_, load_i64(writes + 16), load_i64(writes + 24))
             return _put_answer(memory, start, end, writes + _OVERLAY_HEAD + _OVERLAY_ENTRY * partition, table)
-    count_of_base = load_i64(table)
-    if count_of_base == 0 or load_i64(table + 40) < oldest_ms:
+    count_of_base = load_i64(table + _BASE)
+    if count_of_base == 0 or load_i64(table) < oldest_ms:
         return 0, MISSING, 0
     partition = partition_of(hash_, count_of_base)
     entry = table + _HEAD + _ENTRY * partition
@@ -149,20 +150,6 @@ def read_long_always(key: int, table: int) -> tuple[int, int, int]:
 def read_bytes_always(key: bytes, table: int) -> tuple[int, int, int]:
     """`read_bytes` in a store whose rows stay."""
     return read_bytes(key, table, ALWAYS)
-
-
-@njit(nogil=True, cache=True)
-def read_base(key: bytes, table: int) -> tuple[int, int, int]:
-    """As `read_bytes`, of the base alone, however old it is."""
-    count_of_base = load_i64(table)
-    if count_of_base == 0:
-        return 0, MISSING, 0
-    address = bytes_address(key)
-    hash_ = xxh64(address, len(key))
-    partition = partition_of(hash_, count_of_base)
-    entry = table + _HEAD + _ENTRY * partition
-    value, end, flag = _probe(address, len(key), hash_, entry)
-    return _base_answer(value, end, flag, partition, entry)
 
 
 @njit(nogil=True, cache=True)
@@ -214,7 +201,7 @@ def _prefetch_writes(keys_address: int, key_offsets: I64Array, hashes: U64Array,
 @njit(nogil=True, cache=True)
 def _prefetch_base(hashes: U64Array, table: int, first: int, last: int) -> None:
     """Ask for the base's slots of a group of keys, then for the records they lead to."""
-    partition_count = load_i64(table)
+    partition_count = load_i64(table + _BASE)
     for k in range(first, last):
         entry = table + _HEAD + _ENTRY * partition_of(hashes[k], partition_count)
         prefetch(load_i64(entry + 24) + 8 * _first_slot(hashes[k], load_i64(entry + 32)))
@@ -262,8 +249,8 @@ def read_many(
     since_ms = load_i64(table + 16)
     own_schema = load_i64(table + 24)
     first_memory = load_i64(table + 32)
-    base_count = load_i64(table)
-    if load_i64(table + 40) < oldest_ms:
+    base_count = load_i64(table + _BASE)
+    if load_i64(table) < oldest_ms:
         base_count = 0
     frames = 0
     others = 0
@@ -316,3 +303,50 @@ def read_many(
             for line in range(value, min(end, value + _PREFETCH_BYTES), 64):
                 prefetch(line)
     return frames, others, 0, -1
+
+
+# -- all keys -----------------------------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True)
+def list_writes(
+    writes: int, partition: int, first_slot: int, since_ms: int, keys_address: int, keys_bytes: int, key_offsets: I64Array
+) -> tuple[int, int, int, int, int]:
+    """Copy the keys of one partition of the overlay that were written to at or after `since_ms`.
+
+    Args:
+        writes: address of the overlay's table. first_slot: where to begin; go on with what is returned.
+        keys_address, keys_bytes: where the keys go, one after the other; key_offsets: [room + 1].
+    Returns:
+        (next slot, keys, status, memory, record): the next slot is -1 after the last one; status is 0, or STALE or DAMAGED at the next
+        slot, whose memory and record's address follow. No progress means that one key is larger than the room.
+    """
+    entry = writes + _OVERLAY_HEAD + _OVERLAY_ENTRY * partition
+    slots = load_i64(entry)
+    slot_count = load_i64(entry + 8)
+    count = 0
+    used = 0
+    key_offsets[0] = 0
+    if slots == 0:
+        return -1, 0, 0, 0, 0
+    for i in range(first_slot, slot_count):
+        slot = load_u64(slots + 8 * i)
+        if slot == _ZERO:
+            continue
+        status, record, end, memory = segment_locate(slot, entry, load_i64(writes), load_i64(writes + 8))
+        if status < 0:
+            return i, count, status, memory, record
+        if status != _PUT:
+            continue
+        if not sound(record, end):
+            return i, count, _DAMAGED, memory, record
+        if load_i64(record + 16) < since_ms:
+            continue
+        length = max(load_i32(record + 24), 0)
+        if used + length > keys_bytes or count + 1 == key_offsets.size:
+            return i, count, 0, 0, 0
+        copy_bytes(keys_address + used, record + _RECORD_BYTES, length)
+        used += length
+        count += 1
+        key_offsets[count] = used
+    return -1, count, 0, 0, 0

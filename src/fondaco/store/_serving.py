@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import string_at
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +31,7 @@ from fondaco.schema.columns import Columns, decode_addresses
 from fondaco.schema.types import Record
 from fondaco.store import _kernels, _read_kernels, merge
 from fondaco.store import _overlay_kernels as overlay_kernels
-from fondaco.store._read_kernels import ALWAYS, ASK, BROKEN, FRAME, HEAD_WORDS, MERGED, MISSING, OTHER_SCHEMA
+from fondaco.store._read_kernels import ALWAYS, ASK, BASE_WORD, BROKEN, FRAME, MERGED, MISSING, OTHER_SCHEMA
 from fondaco.store._rows import RowCodecs
 from fondaco.store._version import OpenVersion
 from fondaco.store.basefile import address_of
@@ -239,9 +240,9 @@ class Serving:
 
     def _base_value(self, bound: _Bound, key: bytes, oldest_ms: int) -> tuple[int, Any, int, int] | None:
         """Where the row of key bytes lies in the version, decompressed if need be; None: nowhere."""
-        if self._as_of_ms < oldest_ms:
+        if self._as_of_ms < oldest_ms or not self._files:
             return None
-        where, start, end = _read_kernels.read_base(key, bound.table)
+        where, start, end = _kernels.probe_bytes(key, bound.base_table)
         if start == MISSING:
             return None
         if start == BROKEN:
@@ -314,6 +315,54 @@ class Serving:
         del kept
         return PackedValues(data, offsets, located.starts != 0, located.schemas.astype(np.int32))
 
+    def rows_as_read(self, keys: EncodedKeys) -> tuple[npt.NDArray[np.uint8], I64Array, npt.NDArray[np.bool_]]:
+        """The rows of keys as bytes in the reader's schema, for a version to be built from: values, offsets [n + 1], found [n]."""
+        located = self._locate(keys)
+        located.decompress()
+        kept = self._unify(located, self._whole)
+        found = located.starts != 0
+        offsets = np.empty(len(located.starts) + 1, np.int64)
+        data = np.empty(int((located.ends - located.starts).sum()), np.uint8)
+        _kernels.gather(located.starts, located.ends, address_of(data), offsets)
+        del kept  # the addresses led into it until here
+        return data, offsets, found
+
+    def in_base(self, keys: EncodedKeys) -> npt.NDArray[np.bool_]:
+        """Which keys the version has a row of, whatever was written since."""
+        starts, ends, flags = np.zeros(len(keys), np.int64), np.empty(len(keys), np.int64), np.empty(len(keys), np.uint8)
+        if self._files:
+            table = self._bound.base_table
+            _, broken = _kernels.probe_many(address_of(keys.data), keys.offsets, keys.hashes, table, starts, ends, flags)
+            if broken >= 0:
+                raise self._files[int(_kernels.partition_of(keys.hashes[broken], len(self._files)))].broken_index()
+        present: npt.NDArray[np.bool_] = starts != 0
+        return present
+
+    def written_keys(self, batch_bytes: int) -> Iterator[EncodedKeys]:
+        """Every key that was written to in this version's window, in batches of about `batch_bytes`; now and then one comes twice."""
+        keys, offsets = np.empty(batch_bytes, np.uint8), np.empty(batch_bytes // 8 + 2, np.int64)
+        for partition in range(self._bound.view.partition_count):
+            slot, view = 0, self._bound.view
+            while slot >= 0:
+                begun_at = slot
+                slot, count, status, memory, record = _read_kernels.list_writes(
+                    view.table, partition, slot, self.since_ms, address_of(keys), len(keys), offsets
+                )
+                if count:
+                    data, ends = keys[: offsets[count]].copy(), offsets[: count + 1].copy()
+                    hashes = np.empty(count, np.uint64)
+                    _kernels.hash_many(address_of(data), ends, hashes)
+                    yield EncodedKeys(data, ends, hashes)
+                if status == overlay_kernels.DAMAGED:
+                    raise view.broken(memory, record - view.bases[memory] if record else 0)
+                if status == overlay_kernels.STALE:
+                    self._refresh(view)
+                    before, view = view, self._bound.view
+                    if view.partitions[partition].index is not before.partitions[partition].index:
+                        slot = 0  # another generation of the index, in another order
+                elif slot == begun_at:
+                    keys = np.empty(2 * len(keys), np.uint8)
+
     def _locate(self, keys: Any) -> _Located:
         """Find many keys."""
         encoded = self.keys.encode_many(keys)
@@ -347,9 +396,7 @@ class Serving:
             if number == 0 or narrowed.is_written_so(self._schemas.text(number)):
                 continue
             which = np.flatnonzero((located.schemas == number) & (located.starts != 0))
-            codec = narrowed.codec_from(self._schemas.text(number))
-            columns = decode_addresses(codec.program, located.starts[which], located.ends[which], narrowed.fields)
-            data, offsets = narrowed.codec.encode_columns(columns.to_arrow())
+            data, offsets = narrowed.converted(self._schemas.text(number), located.starts[which], located.ends[which])
             kept.append(data)
             located.starts[which], located.ends[which] = offsets[:-1] + address_of(data), offsets[1:] + address_of(data)
         return kept
@@ -378,6 +425,11 @@ class Serving:
             return self._codec.arrow_schema
         except SchemaError:
             return None
+
+    @cached_property
+    def _whole(self) -> _Narrowed:
+        """The reader's schema with all its fields, also if it is recursive and has no columns."""
+        return _Narrowed(self._merged_codec, None, by_arrow=self._schemas.reader_is_arrow)
 
     def _narrowed(self, fields: Sequence[str] | None) -> _Narrowed:
         key = None if fields is None else tuple(fields)
@@ -413,7 +465,6 @@ class Serving:
                 _read_kernels.read_bytes_always(b"", table)
                 _read_kernels.read_bytes(b"", table, ALWAYS)
             _read_kernels.ask_overlay(b"", table)
-            _read_kernels.read_base(b"", table)
             with contextlib.suppress(SchemaError):  # a recursive schema has rows and no columns
                 self.get_columns([], None)
             _WARMED.add(self.keys.kind)
@@ -428,18 +479,19 @@ class _Bound:
     """A version and one view of the writes over it, as kernels take them; never changes.
 
     Attributes:
-        table: address of the serving table. memories: the base's files, then the view's; `addresses` says where each begins.
+        table: address of the serving table; base_table: of the part of it that is the base's alone.
+        memories: the base's files, then the view's; `addresses` says where each begins.
     """
 
-    __slots__ = ("_array", "addresses", "memories", "table", "view")
+    __slots__ = ("_array", "addresses", "base_table", "memories", "table", "view")
 
     def __init__(self, serving: Serving, view: OverlayView) -> None:
         base = serving._base
         entries = base.entries.ravel() if base else np.empty(0, np.int64)
-        head = [len(serving._files), view.table, serving.since_ms, serving._own, len(serving._files), serving._as_of_ms]
-        assert len(head) == HEAD_WORDS
+        head = [serving._as_of_ms, view.table, serving.since_ms, serving._own, len(serving._files), len(serving._files)]
         self._array = np.concatenate([np.array(head, np.int64), entries])
         self.table = address_of(self._array)
+        self.base_table = self.table + 8 * BASE_WORD
         self.view = view
         self.memories = (*(file.memory for file in serving._files), *view.memories)
         self.addresses = (*(file.address for file in serving._files), *view.bases)
@@ -513,9 +565,16 @@ class _Narrowed:
         """Whether rows of a schema need no conversion."""
         return Codec(text) == self.codec
 
-    def codec_from(self, text: str) -> Codec:
-        """From rows of a schema to this one."""
-        found = self._codecs.get(text)
-        if found is None:
-            found = self._codecs[text] = Codec(text, self._reader)
-        return found
+    def converted(self, text: str, starts: I64Array, ends: I64Array) -> tuple[npt.NDArray[np.uint8], I64Array]:
+        """Rows of a schema as rows of this one: bytes, offsets [n + 1]."""
+        codec = self._codecs.get(text)
+        if codec is None:
+            codec = self._codecs[text] = Codec(text, self._reader)
+        try:
+            program = codec.program
+        except SchemaError:  # recursive: no columns, so row by row
+            rows = [self.codec.encode(codec.decode(string_at(start, end - start))) for start, end in zip(starts, ends, strict=True)]
+            offsets = np.zeros(len(rows) + 1, np.int64)
+            np.cumsum([len(row) for row in rows], out=offsets[1:])
+            return np.frombuffer(b"".join(rows) or b"\0", np.uint8), offsets
+        return self.codec.encode_columns(decode_addresses(program, starts, ends, self.fields).to_arrow())

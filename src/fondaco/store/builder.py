@@ -60,15 +60,31 @@ class Steps:
         try:
             yield
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 6)
+            self.add(name, time.perf_counter() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds to step `name`."""
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 6)
 
 
 class VersionBuilder:
     """Builds the base files of one version in a directory of its own."""
 
     def __init__(
-        self, directory: Path, key: KeyCodec, *, partitions: int, requested: Compression, sample_bytes: int, on_duplicate: OnDuplicate
+        self,
+        directory: Path,
+        key: KeyCodec,
+        *,
+        partitions: int,
+        requested: Compression,
+        sample_bytes: int,
+        on_duplicate: OnDuplicate,
+        on_thread: Callable[[], None] | None = None,
     ) -> None:
+        """
+        Args:
+            on_thread: called in each thread that helps, when it starts (`Governor.lower_helper`).
+        """
         self.directory = directory
         self.steps = Steps()
         self.input_rows = 0
@@ -81,7 +97,8 @@ class VersionBuilder:
         self._sample_bytes = sample_bytes
         self._on_duplicate = on_duplicate
         self._writers: list[BaseFileWriter] = []
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="fondaco-push")
+        self._on_thread = on_thread
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="fondaco-push", initializer=on_thread)
         self._written: Future[None] | None = None
 
     def __enter__(self) -> VersionBuilder:
@@ -126,7 +143,7 @@ class VersionBuilder:
             return writer.seal(self._on_duplicate, show_key=self._key.readable)
 
         summaries = []
-        with self.steps.timed("seal"), ThreadPoolExecutor(SEALED_AT_ONCE) as pool:
+        with self.steps.timed("seal"), ThreadPoolExecutor(SEALED_AT_ONCE, initializer=self._on_thread) as pool:
             sealing = [pool.submit(seal_one, writer) for writer in self._writers]
             try:
                 for future in sealing:
@@ -258,7 +275,9 @@ def _joined(parts: list[Encoded]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
     return np.concatenate(pieces), offsets
 
 
-def verify_files(directory: Path, summaries: list[BaseFileSummary], on_file: Callable[[int], None]) -> None:
+def verify_files(
+    directory: Path, summaries: list[BaseFileSummary], on_file: Callable[[int], None], on_thread: Callable[[], None] | None = None
+) -> None:
     """Read sealed files back whole and compare counts and checksums with what was written.
 
     Raises:
@@ -270,6 +289,6 @@ def verify_files(directory: Path, summaries: list[BaseFileSummary], on_file: Cal
         if (found.records, found.bytes, found.checksum) != (summary.records, summary.bytes, summary.checksum):
             raise CorruptFileError(str(directory / summary.name), "footer", "it reads back as another file than was written")
 
-    with ThreadPoolExecutor(SEALED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(SEALED_AT_ONCE, initializer=on_thread) as pool:
         for done, _ in enumerate(pool.map(verify_one, summaries), 1):
             on_file(done)

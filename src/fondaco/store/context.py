@@ -46,3 +46,9 @@ class StoreContext:
     def platform_directory(self) -> Path:
         """The platform that the store is part of."""
         return self.layout.directory.parent.parent
+
+    def has_topic(self) -> bool:
+        """Whether anybody ever opened a writer to the store; asks an embedded log's directory without opening the log."""
+        if self.log_config.kind == "embedded":
+            return (self.log.directory / self.topic).exists()
+        return self.topic in self.log.open().topics()

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from fondaco.core.clock import Clock
 from fondaco.core.config import GovernorConfig
 from fondaco.core.files import os_errors
 
@@ -99,6 +100,20 @@ class Risk:
 
     def __init__(self, serves: bool, reason: str = "") -> None:
         self.serves, self.reason = serves, reason
+
+
+def platform_risk(platform: Path, config: GovernorConfig, clock: Clock) -> Signal:
+    """A look at every store and server of a platform."""
+
+    def look() -> Risk:
+        now_ms = clock.now_us() // 1000
+        p99_ms = served_p99_ms(platform, now_ms)
+        if p99_ms is not None and p99_ms > config.read_p99_ms:
+            return Risk(True, f"reads take {p99_ms:.1f} ms at p99, and {config.read_p99_ms:g} are the target")
+        serves = p99_ms is not None
+        return Risk(serves)
+
+    return look
 
 
 class Governor:

@@ -58,5 +58,9 @@ class LogHandle:
         if log is not None:
             log.close()
 
+    def copy(self) -> LogHandle:
+        """Another handle of the same log, to be closed on its own."""
+        return LogHandle(self.directory, self._opener)
+
     def __reduce__(self) -> tuple[object, ...]:
         return LogHandle, (self.directory, self._opener)

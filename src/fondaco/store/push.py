@@ -6,6 +6,8 @@
     READY      committed: complete, and CURRENT in the same transaction if it is to be swapped
     FAILED, KILLED   the building directory is gone; the current version was never touched
 
+Between pieces of work it gives way to reads and real-time writes (`governor`, `tails.handed_over`).
+
 The commit is one transaction, so a crash has one outcome: before it the push failed (and `recovery` clears up), after it the version is
 there (and `recovery` mirrors it in the CURRENT cell). One push per store at a time, held by a file lock that dies with its process. The
 same push id again returns the report of the push that ended well; after a failure it tries again, with a new number.
@@ -28,6 +30,7 @@ from fondaco.store import _verified
 from fondaco.store.basefile import BaseFileSummary, OnDuplicate
 from fondaco.store.builder import Steps, VersionBuilder, verify_files
 from fondaco.store.context import StoreContext
+from fondaco.store.governor import Governor, platform_risk
 from fondaco.store.keys import KeyCodec
 from fondaco.store.manifest import FileEntry, Manifest, read_manifest, write_manifest
 from fondaco.store.progress import PushProgress
@@ -35,6 +38,7 @@ from fondaco.store.recovery import recover
 from fondaco.store.report import PushReport, report_of
 from fondaco.store.settings import Compression
 from fondaco.store.swap import remove_files, retire_surplus, sync_cell
+from fondaco.store.tails import HandOver, handed_over
 
 PULSE_S = 0.1  # a push looks this often, between chunks, whether it is to be killed
 PROGRESS_S = 2.0  # and stores this often how far it is
@@ -166,11 +170,13 @@ class _Push:
         self._pulse_at = self._progress_at = time.monotonic()
         self._number = 0
         self._created_us = 0
+        self._governor = Governor(context.governor, platform_risk(context.platform_directory, context.governor, context.clock))
+        self._hand_over: HandOver | None = None
 
     def run(self, fill: Fill) -> PushReport:
         try:
             self._start()
-            with self._progress:
+            with self._progress, self._governor, handed_over(self._context.platform_directory) as self._hand_over:
                 self._build_and_commit(fill)
         except BaseException as exc:
             if self._number:
@@ -220,6 +226,7 @@ class _Push:
             requested=request.compression,
             sample_bytes=self._context.config.sample_bytes,
             on_duplicate=request.on_duplicate,
+            on_thread=self._governor.lower_helper,
         ) as builder:
             self._steps, self._builder = builder.steps, builder
             described = fill(builder, self._on_rows)
@@ -232,7 +239,7 @@ class _Push:
             summaries = builder.seal(lambda done: self._on_file("sealed", done))
         self._enter(VersionState.VERIFYING)
         with self._steps.timed("verify"):
-            verify_files(self._directory, summaries, lambda done: self._on_file("verified", done))
+            verify_files(self._directory, summaries, lambda done: self._on_file("verified", done), self._governor.lower_helper)
             manifest = self._manifest(builder, summaries)
             write_manifest(self._directory, manifest)
             if read_manifest(self._directory) != manifest:
@@ -356,6 +363,7 @@ class _Push:
 
     def _on_rows(self, rows: int) -> None:
         self._progress.rows(rows)
+        self._give_way()
         if self._pulse() and time.monotonic() >= self._progress_at + PROGRESS_S:
             self._progress_at = time.monotonic()
             with self._context.catalog.write() as connection:
@@ -364,7 +372,16 @@ class _Push:
 
     def _on_file(self, verb: str, done: int) -> None:
         self._progress.files(verb, done, self._request.partitions)
+        self._give_way()
         self._pulse()
+
+    def _give_way(self) -> None:
+        """After a piece of work: let those go first who read and who write in real time."""
+        if self._hand_over is not None:
+            self._hand_over.tick()
+        paused_s = self._governor.pace(self._pulse)
+        if paused_s:
+            self._steps.add("paused", paused_s)
 
     def _pulse(self) -> bool:
         """Now and then: stop if somebody asked for it. Returns whether it was time to look."""

@@ -237,7 +237,7 @@ class EmbeddedReader:
         Raises:
             NoCurrentVersionError, StateError.
         """
-        return self._serving().number
+        return self.serving().number
 
     @property
     def position(self) -> Positions:
@@ -251,7 +251,7 @@ class EmbeddedReader:
         Raises:
             as `version`.
         """
-        return self._serving().since_ms
+        return self.serving().since_ms
 
     def at(self, version: int) -> EmbeddedReader:
         """A reader of one version of this store, whatever becomes current, with the writes that apply to it; close it on its own. Reads of
@@ -301,7 +301,7 @@ class EmbeddedReader:
             self._wait(min_position, timeout_s)
         while True:
             try:
-                return call(self._serving())
+                return call(self.serving())
             except Outgrown as exc:
                 self._learn(exc.number)
 
@@ -321,8 +321,12 @@ class EmbeddedReader:
 
     # -- adoption -------------------------------------------------------------------------------------------------------------------
 
-    def _serving(self) -> Serving:
-        """What this call reads from."""
+    def serving(self) -> Serving:
+        """What a call made now reads from; whoever holds it reads one version throughout (`fold` does).
+
+        Raises:
+            NoCurrentVersionError, StateError.
+        """
         if self._cell[0] != self._seen:
             self._adopt()
         return self._current or self._look_again()

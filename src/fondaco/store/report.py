@@ -77,6 +77,30 @@ def report_of(store: str, push: PushRow, version: VersionRow, current: int) -> P
 
 
 @dataclass(frozen=True, slots=True)
+class IncrementalReport:
+    """One incremental push. `str()` gives one line for people.
+
+    Of its `rows`, each one write, `patches` changed some fields and the others were put whole. `bytes` are those of keys, rows and their
+    frames. `positions` is the last position in each partition ("0:17,3:1812"): a read with it as `min_position` sees the whole push.
+    `as_of` is the timestamp of the writes.
+    """
+
+    store: str
+    push_id: str
+    rows: int
+    patches: int
+    bytes: int
+    seconds: float
+    durability: str
+    as_of: datetime
+    positions: str
+
+    def __str__(self) -> str:
+        patched = f" ({self.patches:,} of them patches)" if self.patches else ""
+        return f"wrote {self.rows:,} rows{patched} to {self.store}, {format_bytes(self.bytes)} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
 class VersionInfo:
     """One version of a store. `rolled_back`: a rollback left it, and no rollback returns to it; `swap` does."""
 

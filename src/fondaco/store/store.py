@@ -7,6 +7,7 @@ What is true of the store is read from the catalog at each call, so several proc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -16,13 +17,13 @@ import msgspec
 
 from fondaco.catalog import ValueSchemaRow, VersionState, pushes, stores, versions
 from fondaco.core.clock import to_us
-from fondaco.core.errors import InputError, NoCurrentVersionError, StateError
+from fondaco.core.errors import InputError, NoCurrentVersionError, ReadOnlyError, StateError
 from fondaco.core.ids import check_version_number, new_push_id
 from fondaco.store import swap as _swap
 from fondaco.store.context import StoreContext
 from fondaco.store.mirror import write_mirror
 from fondaco.store.progress import PushProgress
-from fondaco.store.report import PushReport, PushTable, VersionInfo
+from fondaco.store.report import IncrementalReport, PushReport, PushTable, VersionInfo
 from fondaco.store.settings import check_settings
 
 if TYPE_CHECKING:
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
 
     from fondaco.store.builder import VersionBuilder
     from fondaco.store.encoder import Encoded
+    from fondaco.store.freshness import Freshness
+    from fondaco.store.governor import Governor
     from fondaco.store.keys import KeyCodec
     from fondaco.store.push import Fill, PushRequest
     from fondaco.store.reader import EmbeddedReader
+    from fondaco.store.tails import TailSource
+    from fondaco.store.writer import StoreWriter
 
 
 class Store:
@@ -226,13 +231,20 @@ class Store:
         partitions: int | None = None,
         compression: Literal["auto", "none", "zstd"] | None = None,
         swap: bool = True,
+        fold: bool = False,
         progress: bool | None = None,
     ) -> PushReport:
         """Build a new version from the rows of the current one, with other settings. Rows, `as_of` and value schema stay.
 
+        Args:
+            fold: build it from what a reader sees now, real-time writes included. Every key has the row it had before; `as_of` is the
+                moment the fold began, so that writes from before its window need not be kept in the log.
         Raises:
-            NoCurrentVersionError: there is none to build from. Otherwise as `push`.
+            NoCurrentVersionError: there is none to build from (`fold`: and no write). Otherwise as `push`.
+            DeadlineExceededError: `fold`, and writes made before do not become readable.
         """
+        if fold:
+            return self._fold(push_id, partitions, compression, swap, progress)
         from dataclasses import replace
 
         from fondaco.store.manifest import read_manifest
@@ -275,6 +287,83 @@ class Store:
 
         return self._run(request, fill, bar)
 
+    def _fold(self, push_id: str | None, partitions: int | None, compression: str | None, swap: bool, progress: bool | None) -> PushReport:
+        from dataclasses import replace
+
+        from fondaco.store.basefile import OnDuplicate
+        from fondaco.store.fold import Fold
+        from fondaco.store.push import find_finished
+
+        request = self._request(push_id, None, swap, "fail", None)
+        finished = find_finished(self._context, request.push_id)
+        if finished is not None:
+            return finished
+        bar = self._progress(progress)
+        with self._tailing(), Fold(self._context, began_us=self._context.clock.now_us()) as fold:
+            plan = fold.plan
+            settings = check_settings(
+                self._context.settings.partitions if partitions is None else partitions,
+                self._context.settings.compression if compression is None else compression,
+                "0s",
+                1,
+            )
+            built_from = {"source": "fold", "version": fold.version, "positions": str(fold.reader.position)}
+            request = replace(
+                request, as_of_us=plan.as_of_us, on_duplicate=OnDuplicate.KEEP_LAST, may_be_empty=True, partitions=settings.partitions,
+                compression=settings.compression, schema_number=plan.schema_number, value_schema=plan.value_schema, built_from=built_from,
+            )  # fmt: skip
+
+            def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> dict[str, Any]:
+                bar.expect(plan.record_count)
+                for encoded in fold.rows():
+                    builder.write(encoded)
+                    on_chunk(builder.input_rows)
+                return built_from
+
+            return self._run(request, fill, bar)
+
+    def push_incremental(
+        self,
+        data: object,
+        push_id: str | None = None,
+        as_of: datetime | int | str | None = None,
+        durability: Literal["os", "disk"] = "disk",
+        *,
+        progress: bool | None = None,
+    ) -> IncrementalReport:
+        """Write the rows of a table as real-time writes, at a lower priority than live ones; no version is built.
+
+        Args:
+            data: as `push`, and fields may be missing: then the fields without a column stay as they are (each row is a patch). The last
+                of several rows of one key wins.
+            push_id: makes the push repeatable: again, after it ended well, it does nothing; after it broke off, it makes the same writes.
+            as_of: the timestamp of the writes: newer writes to the same rows stay, whenever they are made; default: when the push was
+                first tried.
+            durability: "disk": synced when this returns; "os": they survive the end of the process.
+        Raises:
+            RowError, InputError, ColumnNotFoundError, FieldNotFoundError: what does not fit; rows before it may have been written.
+            PushInProgressError: a push of this id is at work; PushKilledError. FondacoError: the log's error.
+        """
+        from fondaco.store import realtime
+        from fondaco.store.push import check_push_id
+
+        try:
+            as_of_us = None if as_of is None else to_us(as_of)
+        except ValueError as exc:
+            raise InputError(f"as_of: {exc}") from None
+        bar = self._progress(progress)
+        with bar, self._tailing(), self._governor() as governor:
+            return realtime.push_incremental(
+                self._context,
+                self.key,
+                data,
+                push_id=new_push_id() if push_id is None else check_push_id(push_id),
+                as_of_us=as_of_us,
+                durability=durability,
+                pace=governor.pace,
+                progress=bar.rows,
+            )
+
     def kill(self, push_id: str) -> None:
         """Ask a push, in whatever process, to stop; it does at its next chunk, and cleans up. One killed already is left alone.
 
@@ -302,11 +391,12 @@ class Store:
 
     # -- reading --------------------------------------------------------------------------------------------------------------------
 
-    def reader(self, tier: Literal["embedded"] = "embedded", schema: object = None) -> EmbeddedReader:
-        """Open a reader; close it, or use it as a context manager. It follows swaps and rollbacks by itself.
+    def reader(self, tier: Literal["embedded"] = "embedded", schema: object = None, *, tail: bool = True) -> EmbeddedReader:
+        """Open a reader; close it, or use it as a context manager. It follows swaps, rollbacks and real-time writes by itself.
 
         Args:
             tier: where the data is read from: "embedded" maps the files into this process.
+            tail: follow the log in this process where no other one does; False: another one does, as in servers.
             schema: read every row with exactly this schema: Avro dict or JSON, or a `pa.Schema`. None: with every field of every value
                 schema of the store, so that a rollback takes no field away; one that a row's version lacks has its default.
         Raises:
@@ -317,7 +407,72 @@ class Store:
         if tier != "embedded":
             raise InputError(f'the tier of a reader is "embedded", not {tier!r}')
         known = {row.number: row.schema for row in self._value_schemas()}
-        return EmbeddedReader.open(self._context.layout.directory, self.name, schema=schema, known_schemas=known)
+        return EmbeddedReader.open(
+            self._context.layout.directory,
+            self.name,
+            schema=schema,
+            known_schemas=known,
+            tail=self._tail_source() if tail else None,
+            clock=self._context.clock,
+        )
+
+    # -- real-time writes -----------------------------------------------------------------------------------------------------------------
+
+    def writer(
+        self,
+        writer_id: str = "default",
+        *,
+        durability: Literal["os", "disk"] | None = None,
+        linger_ms: float = 5,
+        buffer_bytes: int = 1 << 20,
+        timeout_s: float = 30.0,
+        tail: bool = True,
+    ) -> StoreWriter:
+        """Open a writer; close it, or use it as a context manager. What it wrote is readable within `freshness_ms`, by every reader.
+
+        Args:
+            writer_id: the same for the same job: of two writes of one moment the greater id's wins. Two jobs at once need two ids.
+            durability: what a flushed write survives: "os" the end of the process, "disk" a loss of power; None: as configured.
+            linger_ms: how long a write waits for company. buffer_bytes: what may wait in memory.
+            timeout_s: how long a call waits for a log that takes no writes.
+            tail: follow the log in this process where no other one does.
+        Raises:
+            InputError: an option that cannot be. StoreNotFoundError, ReadOnlyError, DiskFullError, UnavailableError.
+        """
+        from fondaco.store.realtime import open_writer
+
+        if self._context.catalog.read_only:
+            raise ReadOnlyError(str(self._context.platform_directory))
+        return open_writer(
+            self._context, self.key, writer_id, durability=durability, tail=self._tail_source().acquire() if tail else None,
+            linger_ms=linger_ms, buffer_bytes=buffer_bytes, timeout_s=timeout_s,
+        )  # fmt: skip
+
+    def freshness(self) -> Freshness:
+        """How far behind reads are: age of the newest write that can be read, time from append to readable, as the tailer counts them."""
+        from fondaco.store.freshness import Freshness
+
+        return Freshness.of(self._context.layout.overlay, target_ms=self._context.settings.freshness_ms)
+
+    def _tail_source(self) -> TailSource:
+        from fondaco.store.tails import TailSource
+
+        return TailSource(self._context.layout.directory, self.name, self._context.log, self._context.clock)
+
+    @contextlib.contextmanager
+    def _tailing(self) -> Iterator[None]:
+        """Follow the log during a call that needs it followed, where no other process does."""
+        tail = self._tail_source().acquire()
+        try:
+            yield
+        finally:
+            tail.release()
+
+    def _governor(self) -> Governor:
+        from fondaco.store.governor import Governor, platform_risk
+
+        context = self._context
+        return Governor(context.governor, platform_risk(context.platform_directory, context.governor, context.clock))
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 
