@@ -1,5 +1,7 @@
 """The control API as a process: every route, and what it answers to what is wrong."""
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ import fondaco as fd
 from control_server import ARROW, VALUE, ControlServer, arrow_stream, error_of, rows, wait_for
 from fondaco.core import errors
 from fondaco.dataplane import wire
+from fondaco.dataplane.routing import decode_routing
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_rows_that_do_not_fit_fail_the_push_and_leave_the_current_version(pushed
     body = error_of(refused, 400)
     assert body["error"] == "DuplicateKeyError"
     assert isinstance(wire.error_from(400, refused.content), errors.DuplicateKeyError)
-    assert pushed.push("members", rows(3).drop_columns(["name"])).status_code == 400
+    assert error_of(pushed.push("members", rows(3).drop_columns(["name"])), 404)["error"] == "ColumnNotFoundError"
     assert pushed.http.get("/v1/stores/members").json()["current"] == before
     assert list((pushed.directory / "run" / "spool").iterdir()) == []
 
@@ -207,26 +210,34 @@ def test_a_larger_upload_than_allowed_is_refused_before_and_while_it_comes(tmp_p
         assert server.push("members", rows(10)).status_code == 200
 
 
-def _stalled_push(server: ControlServer, push_id: str) -> subprocess.Popen[bytes]:
-    """A push of many rows, sent by a process of its own; returns once it builds."""
+@contextlib.contextmanager
+def _stopped_push(server: ControlServer, push_id: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A push of many rows, sent by a process of its own, and the process that builds, which stands still inside the block."""
     script = (
         "import sys, httpx; sys.path.insert(0, sys.argv[3])\n"
         "from control_server import ARROW, arrow_stream, rows\n"
-        "body, query = arrow_stream(rows(400_000)), {'push_id': sys.argv[2]}\n"
+        "body, query = arrow_stream(rows(2_000_000)), {'push_id': sys.argv[2]}\n"
         "answer = httpx.post(sys.argv[1], params=query, content=body, headers=ARROW, timeout=120)\n"
         "print(answer.status_code, answer.text)"
     )
-    sender = subprocess.Popen(
-        [sys.executable, "-c", script, f"{server.url}/v1/stores/members/pushes", push_id, str(Path(__file__).parents[1])],
-        stdout=subprocess.PIPE,
-    )
+    command = [sys.executable, "-c", script, f"{server.url}/v1/stores/members/pushes", push_id, str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
+        try:
+            wait_for(lambda: any(_is_building(push, push_id) for push in _pushes(server)), "it does not begin")
+            builder = next(push["pid"] for push in _pushes(server) if push["push_id"] == push_id)
+            os.kill(builder, signal.SIGSTOP)
+            try:
+                yield sender, builder
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(builder, signal.SIGCONT)
+        except BaseException:
+            sender.kill()
+            raise
 
-    def builds() -> bool:
-        assert sender.poll() is None
-        return any(push["push_id"] == push_id and push["state"] == "BUILDING" for push in _pushes(server))
 
-    wait_for(builds, "it does not begin")
-    return sender
+def _is_building(push: dict[str, Any], push_id: str) -> bool:
+    return bool(push["push_id"] == push_id and push["state"] == "BUILDING")
 
 
 def _pushes(server: ControlServer) -> list[dict[str, Any]]:
@@ -235,11 +246,12 @@ def _pushes(server: ControlServer) -> list[dict[str, Any]]:
 
 
 def test_a_push_at_work_can_be_killed_and_does_not_stop_others_from_asking(pushed: ControlServer) -> None:
-    sender = _stalled_push(pushed, "to-kill")
-    busy = error_of(pushed.push("members", rows(3)), 409)
-    assert (busy["error"], busy["retryable"]) == ("PushInProgressError", True)
-    assert pushed.http.post("/v1/stores/members/pushes/to-kill/kill").json() == {"killed": "to-kill"}
-    said, _ = sender.communicate(timeout=60)
+    with _stopped_push(pushed, "to-kill") as (sender, builder):
+        busy = error_of(pushed.push("members", rows(3)), 409)
+        assert (busy["error"], busy["retryable"]) == ("PushInProgressError", True)
+        assert pushed.http.post("/v1/stores/members/pushes/to-kill/kill").json() == {"killed": "to-kill"}
+        os.kill(builder, signal.SIGCONT)
+        said, _ = sender.communicate(timeout=60)
     assert b"PushKilledError" in said
     assert next(push["state"] for push in _pushes(pushed) if push["push_id"] == "to-kill") == "KILLED"
 
@@ -248,13 +260,15 @@ def test_sigterm_takes_a_push_at_work_back_and_ends_with_0(tmp_path: Path) -> No
     fd.open(tmp_path / "platform").close()
     with ControlServer(tmp_path / "platform") as server:
         server.create_store("members")
-        sender = _stalled_push(server, "cut-short")
-        assert server.stop() == 0
-        said, _ = sender.communicate(timeout=60)
+        with _stopped_push(server, "cut-short") as (sender, builder):
+            server.process.send_signal(signal.SIGTERM)
+            os.kill(builder, signal.SIGCONT)
+            assert server.process.wait(60) == 0
+            said, _ = sender.communicate(timeout=60)
         assert b"503" in said
         assert b"took the push back" in said
     with fd.open(tmp_path / "platform", create=False) as platform:
-        assert [str(push.state) for push in platform.store("members").pushes()] == ["FAILED"]
+        assert [str(push.state) for push in platform.store("members").pushes()] == ["KILLED"]
         assert platform.store("members").current is None
 
 
@@ -262,11 +276,10 @@ def test_a_killed_control_api_takes_its_push_along_and_the_next_one_clears_up(tm
     fd.open(tmp_path / "platform").close()
     with ControlServer(tmp_path / "platform") as server:
         server.create_store("members")
-        sender = _stalled_push(server, "orphan")
-        pid = _pushes(server)[-1]["pid"]
-        server.process.send_signal(signal.SIGKILL)
-        sender.communicate(timeout=60)
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the push goes on without its parent")
+        with _stopped_push(server, "orphan") as (sender, builder):
+            server.process.kill()
+            wait_for(lambda: not Path(f"/proc/{builder}").exists(), "the push goes on without its parent")
+            sender.communicate(timeout=60)
     with ControlServer(tmp_path / "platform") as server:
         assert _pushes(server)[-1]["state"] == "FAILED"
         assert list((tmp_path / "platform" / "run" / "spool").iterdir()) == []
@@ -289,3 +302,15 @@ def test_requests_at_the_same_time_are_answered(pushed: ControlServer) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(ask, range(40))) == {200}
+
+
+def test_stores_of_no_cluster_are_routed_to_the_data_plane_beside(pushed: ControlServer) -> None:
+    table = decode_routing(pushed.http.get("/v1/routing").content, "the control API")
+    with fd.open(pushed.directory, create=False) as platform:
+        current = platform.store("members").current
+    route = table.store("members")
+    assert (route.version, route.partitions) == (current, 2)
+    assert route.replicas == (("http://127.0.0.1:7071",),) * 2
+    assert pushed.http.put("/v1/placements/members", json={"cluster": "elsewhere"}).status_code == 200
+    assert "members" not in decode_routing(pushed.http.get("/v1/routing").content, "the control API").stores
+    assert pushed.http.delete("/v1/placements/members").status_code == 200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,16 +18,10 @@ from fondaco.core.errors import NotFoundError
 from fondaco.platform import Platform
 
 
-def build_app(
-    platform: Platform, access: Access, uploads: Uploads, metrics: Metrics, *, data: Sequence[str], routing: Callable[[], bytes]
-) -> Starlette:
-    """The application.
-
-    Args:
-        data: addresses of the data plane, as callers are told. routing: makes the routing table's document.
-    """
+def build_app(platform: Platform, access: Access, uploads: Uploads, metrics: Metrics, *, data: Sequence[str]) -> Starlette:
+    """The application; `data` are the addresses of the data plane, as callers are told."""
     operations: list[Operation] = [
-        *routes_state.operations(platform, data, metrics, routing),
+        *routes_state.operations(platform, data, metrics),
         *routes_stores.operations(platform),
         *routes_pushes.operations(platform, uploads),
         *routes_access.operations(platform),

@@ -2,7 +2,8 @@
 
 It reads a `PushJob` as JSON from stdin, pushes, and writes a `PushOutcome` as JSON to stdout; what it says besides goes to stderr. A push
 takes all the CPU and memory it is given, and may fail in ways that end a process: it must not do so in the one that answers operators.
-SIGTERM and SIGINT take the push back, as Ctrl-C does.
+SIGTERM and SIGINT have the push killed, by the same request that `Store.kill` makes, so it ends between two chunks and clears up. They do
+not raise in the middle of it: pyarrow was seen to swallow what a signal handler raised while it imported pandas.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from fondaco.core.errors import FondacoError, InputError
+from fondaco.core.errors import FondacoError, InputError, PushNotFoundError
 from fondaco.dataplane import wire
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from fondaco.store.store import Store
+
+_LOOK_S = 0.05
 
 Kind = Literal["full", "incremental", "empty", "repush"]
 
@@ -43,8 +50,8 @@ class PushOutcome(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-def run(job: PushJob) -> object:
-    """Push, and return the report.
+def run(job: PushJob, stop: threading.Event) -> object:
+    """Push, and return the report; once `stop` is set, kill the push.
 
     Raises:
         as the method of `Store`.
@@ -53,6 +60,7 @@ def run(job: PushJob) -> object:
 
     with fondaco.open(job.directory, create=False) as platform:
         store = platform.store(job.store)
+        threading.Thread(target=_kill_when, args=(stop, store, job.settings["push_id"]), daemon=True).start()
         match job.kind:
             case "full":
                 with _opened(job.input) as batches:
@@ -64,6 +72,17 @@ def run(job: PushJob) -> object:
                 return store.push_empty(**job.settings)
             case "repush":
                 return store.repush(progress=False, **job.settings)
+
+
+def _kill_when(stop: threading.Event, store: Store, push_id: str) -> None:
+    stop.wait()
+    with contextlib.suppress(FondacoError):  # the push is over, and so is the platform
+        while True:
+            try:
+                store.kill(push_id)
+                return
+            except PushNotFoundError:  # it has not begun
+                time.sleep(_LOOK_S)
 
 
 @contextlib.contextmanager
@@ -87,19 +106,19 @@ def main() -> None:
     """Read the job, do it, say how it ended."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # whatever a library prints is no outcome
-        signal.signal(signal.SIGTERM, _interrupt)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: stop.set())
         try:
             job = msgspec.json.decode(sys.stdin.buffer.read(), type=PushJob)
-            outcome = PushOutcome(True, msgspec.Raw(msgspec.json.encode(run(job), enc_hook=str)))
+            outcome = PushOutcome(True, msgspec.Raw(msgspec.json.encode(run(job, stop), enc_hook=str)))
         except FondacoError as exc:
             outcome = PushOutcome(False, msgspec.Raw(wire.error_body(exc)))
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except Exception as exc:
+            traceback.print_exc()
+            wrong = FondacoError(f"an error inside the push: {type(exc).__name__}; the log of the control API says more")
+            outcome = PushOutcome(False, msgspec.Raw(wire.error_body(wrong)))
         out.write(msgspec.json.encode(outcome))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from fondaco import __version__
 from fondaco.control.api import Answer, Call, Operation
 from fondaco.control.metrics import CONTENT_TYPE, Metrics
 from fondaco.control.openapi import document
+from fondaco.control.routing import routing_table
 from fondaco.control.runfile import find_run_file
 from fondaco.dataplane import wire
 from fondaco.platform import Platform
@@ -36,15 +37,14 @@ class Health(msgspec.Struct, frozen=True):
     processes: dict[str, str] = {}
 
 
-def operations(platform: Platform, data: Sequence[str], metrics: Metrics, routing: Callable[[], bytes]) -> list[Operation]:
-    """The operations that only look. `data` are the addresses of the data plane; `routing` makes the routing table."""
+def operations(platform: Platform, data: Sequence[str], metrics: Metrics) -> list[Operation]:
+    """The operations that only look. `data` are the addresses of the data plane."""
 
     async def endpoints(request: Request, call: Call) -> Endpoints:
-        here = f"{request.url.scheme}://{request.headers.get('host') or request.url.netloc}"
-        return Endpoints([_reachable(address, here) for address in data], here, __version__)
+        return Endpoints(_reachable_all(data, request), _here(request), __version__)
 
     async def table(request: Request, call: Call) -> Answer:
-        return Answer(await run_in_threadpool(routing))
+        return Answer((await run_in_threadpool(routing_table, platform, _reachable_all(data, request))).encode())
 
     def healthy(call: Call) -> Health:
         return Health("ok")
@@ -80,6 +80,14 @@ def api_document(operations: Sequence[Operation]) -> Operation:
 
     described = Operation(method="GET", path=wire.OPENAPI, summary="This document", run=give, role=None, tag="state")
     return described
+
+
+def _here(request: Request) -> str:
+    return f"{request.url.scheme}://{request.headers.get('host') or request.url.netloc}"
+
+
+def _reachable_all(data: Sequence[str], request: Request) -> list[str]:
+    return [_reachable(address, _here(request)) for address in data]
 
 
 def _reachable(address: str, here: str) -> str:

@@ -47,7 +47,7 @@ def serve(directory: Path, *, host: str | None = None, port: int | None = None, 
         uploads.open()
         addresses = list(data) or [url_of(config.host, config.port, tls=config.certificate is not None)]
         metrics = Metrics({"processes": process_metrics(platform), "stores": store_metrics(platform)})
-        app = build_app(platform, access, uploads, metrics, data=addresses, routing=lambda: b"{}")
+        app = build_app(platform, access, uploads, metrics, data=addresses)
         certificate, key = check_tls(config) or (None, None)
         server = Server(
             app,

@@ -141,10 +141,11 @@ class Uploads:
         outcome = _outcome(said)
         if outcome is not None and outcome.ended_well:
             return bytes(outcome.body)
-        if outcome is not None:
-            raise wire.error_of(bytes(outcome.body)) or FondacoError(bytes(outcome.body).decode())
-        reason = "it is stopping, and took the push back" if self._closing else f"the push's process ended with {child.returncode}"
-        raise UnavailableError("the control API", reason)
+        if self._closing:
+            raise UnavailableError("the control API", "it is stopping, and took the push back")
+        if outcome is None:
+            raise UnavailableError("the control API", f"the push's process ended with {child.returncode}")
+        raise wire.error_of(bytes(outcome.body)) or FondacoError(bytes(outcome.body).decode())
 
 
 def _outcome(said: bytes) -> PushOutcome | None:

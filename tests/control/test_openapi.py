@@ -1,0 +1,51 @@
+"""The document of the control API describes what the server does: checked from outside, by schemathesis, in bounded time."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fondaco as fd
+from control_server import ControlServer, rows
+
+# positive_data_acceptance: a request may fit its JSON schema and still be refused, such as a value that is no Avro schema.
+CHECKS = ["--checks", "all", "--exclude-checks", "positive_data_acceptance"]
+UPLOAD = "post_stores_store_pushes"  # its body is an Arrow stream, which schemathesis cannot make
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ControlServer]:
+    fd.open(tmp_path / "platform").close()
+    with ControlServer(tmp_path / "platform") as running:
+        running.create_store("members")
+        running.push("members", rows(10))
+        yield running
+        assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize(
+    ("configuration", "excluded"),
+    [("", [UPLOAD]), ('[parameters]\n"path.store" = "members"\n"path.token" = "ops"\n', [UPLOAD, "delete_stores_store"])],
+    ids=["any-names", "names-that-exist"],
+)
+def test_every_answer_is_as_the_document_says(server: ControlServer, tmp_path: Path, configuration: str, excluded: list[str]) -> None:
+    (tmp_path / "schemathesis.toml").write_text(configuration)
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", f"{server.url}/openapi.json"]
+    bounds = ["--max-examples", "6", "--request-timeout", "30", "--seed", "7", "--suppress-health-check", "all", "--no-color"]
+    exclusions = [word for operation in excluded for word in ("--exclude-operation-id", operation)]
+    done = subprocess.run([*command, *CHECKS, *bounds, *exclusions], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "30 selected / 31 total" in done.stdout or "29 selected / 31 total" in done.stdout
+
+
+def test_the_document_names_every_route_once_with_the_role_it_needs(server: ControlServer) -> None:
+    document = server.http.get("/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == 31
+    swap = document["paths"]["/v1/stores/{store}/swap"]["post"]
+    assert swap["description"] == "Where tokens are required, this needs a token with the role 'admin' on the store."
+    assert swap["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/VersionChoice"}
+    assert "security" not in document["paths"]["/healthz"]["get"]
