@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from fondaco.store.merge import (
     state_of_write,
     trim,
 )
-from fondaco.store.writes import Op, Stamp, Write, heartbeat
+from fondaco.store.writes import Op, Stamp, Write, decode_write, encode_envelope, heartbeat, writer_number
 
 ADDRESS = {
     "type": "record",
@@ -511,3 +513,31 @@ def test_writes_of_unknown_schemas_and_fields_are_decode_errors() -> None:
 def test_a_reader_of_something_else_than_records_is_refused() -> None:
     with pytest.raises(InputError, match="records"):
         RowCodecs(SCHEMAS.__getitem__, "long")
+
+
+# -- the document ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_example_of_the_document_is_what_is_written() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "internals" / "merge.md").read_text()
+    example = document.partition("## Worked example")[2].partition("## Incremental pushes")[0]
+    lines = [match[0] for line in example.splitlines() if (match := re.match(r"    ((?:[0-9a-f]{2} ?)+)(?=  |$)", line))]
+    shown = [bytes.fromhex("".join(part)) for part in (lines[:2], lines[2:6], lines[6:])]
+    schema = {
+        "type": "record",
+        "name": "Member",
+        "fields": [
+            {"name": "clicks", "type": "long", "default": 0},
+            {"name": "tags", "type": {"type": "array", "items": "string"}, "default": []},
+        ],
+    }
+    writer = writer_number("clicks-job")
+    assert f"{writer:#x}" in example
+    put_value = encode_envelope(Op.PUT, 1, writer, 0, Codec(schema).encode({"clicks": 1, "tags": ["a"]}))
+    patches = PatchEncoder(parse(schema), "the test")  # type: ignore[arg-type]
+    patch_value = encode_envelope(Op.PATCH, 1, writer, 0, patches.encode({"clicks": 7}, {"tags": ["b"]}))
+    state = merge(state_of(decode_write(patch_value, 2000)), state_of(decode_write(put_value, 1000)))
+    assert shown == [put_value, patch_value, encode_state(state)]
+    codecs = RowCodecs(lambda number: schema, schema)
+    assert apply(state, None, since_ms=0, codecs=codecs) == {"clicks": 7, "tags": ["a", "b"]}
+    assert apply(state, {"clicks": 5, "tags": ["z"]}, since_ms=1500, codecs=codecs) == {"clicks": 7, "tags": ["z", "b"]}
