@@ -7,9 +7,10 @@ A paused terminal must not stop a data plane.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
-from typing import BinaryIO, Final
+from typing import Final
 
 LINES_MAX: Final = 10_000
 LINE_BYTES_MAX: Final = 8192
@@ -17,10 +18,13 @@ _CHUNK_BYTES: Final = 1 << 16
 
 
 class LineWriter:
-    """Writes whole lines to a binary stream from a thread of its own. `say` may be called from any thread and never waits."""
+    """Writes whole lines to a file descriptor from a thread of its own. `say` may be called from any thread and never waits.
 
-    def __init__(self, stream: BinaryIO, *, lines_max: int = LINES_MAX) -> None:
-        self._stream = stream
+    Not to `sys.stderr`: its lock, held by a thread whose write hangs, would hang the end of the interpreter too.
+    """
+
+    def __init__(self, descriptor: int, *, lines_max: int = LINES_MAX) -> None:
+        self._descriptor = descriptor
         self._queue: queue.Queue[bytes | None] = queue.Queue(lines_max)
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
@@ -50,10 +54,11 @@ class LineWriter:
                 self._write(b"%-8s | %d lines were dropped: nobody read them in time\n" % (b"up", dropped))
 
     def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
         try:
-            self._stream.write(line)
-            self._stream.flush()
-        except (OSError, ValueError):  # nobody reads any more; go on emptying the queue
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:  # nobody reads any more; go on emptying the queue
             return
 
 

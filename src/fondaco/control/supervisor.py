@@ -73,7 +73,7 @@ class Supervisor:
             StartFailedError: a process cannot start as asked.
         """
         self._data, self._control = data, control
-        self._writer = writer = LineWriter(sys.stderr.buffer)
+        self._writer = writer = LineWriter(sys.stderr.fileno())
         self._stages = [[KeptProcess(spec, self._patience, writer, self._changed) for spec in stage] for stage in stages]
         try:
             asyncio.run(self._run())
