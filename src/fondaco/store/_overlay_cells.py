@@ -2,7 +2,8 @@
 
 A cell is one aligned int64. Only the tailer writes (it holds `tailer.lock`), and each cell changes in one store of the processor. The file
 has a fixed size and is never replaced, so that a reader which mapped it while there was nothing yet sees everything that comes. All
-zeros means: nothing was ever written. Cells that readers look at on each call lie apart from those that change with each write.
+zeros means: nothing was ever written. Cells that readers look at on each call lie apart from those that change with each write. No numba
+here: metrics and the governor look at cells too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import numpy.typing as npt
 
 from fondaco.core.errors import FormatVersionError
 from fondaco.core.files import os_errors
-from fondaco.store._atomics import store_word
-from fondaco.store.basefile import address_of
 
 CELLS_FILE: Final = "cells"
 LOCK_FILE: Final = "tailer.lock"
@@ -71,7 +70,7 @@ class Cells:
     def __init__(self, path: Path, words: npt.NDArray[np.int64], identity: tuple[int, int]) -> None:
         """Use `open_cells`."""
         self.path, self.words, self.identity = path, words, identity
-        self.address = address_of(words)
+        self.address = int(words.__array_interface__["data"][0])
         self.view = memoryview(words).cast("B").cast("q")  # type: ignore[arg-type]  # stubs; one load per look, and no NumPy scalar
 
     def partition(self, partition: int) -> int:
@@ -81,10 +80,6 @@ class Cells:
     def partition_address(self, partition: int, cell: int) -> int:
         """Address of a partition's cell."""
         return self.address + HEAD_BYTES + partition * PARTITION_BYTES + 8 * cell
-
-    def store(self, word: int, value: int) -> None:
-        """Change a word, after everything that was written before it. Only the tailer."""
-        store_word(self.address + 8 * word, value)
 
     @property
     def replaced(self) -> bool:
@@ -127,6 +122,20 @@ def open_cells(directory: Path, *, writable: bool) -> Cells | None:
     if cells.view[FORMAT_CELL] > FORMAT:
         raise FormatVersionError(str(path), cells.view[FORMAT_CELL], FORMAT)
     return cells
+
+
+def read_cells(directory: Path) -> memoryview | None:
+    """A copy of the cells, int64; None if there are none, or the topic was not seen yet."""
+    try:
+        with open(directory / CELLS_FILE, "rb", buffering=0) as file:
+            head = file.read(HEAD_BYTES)
+            count = int.from_bytes(head[8 * PARTITIONS : 8 * PARTITIONS + 8], "little")
+            if len(head) < HEAD_BYTES or not 0 < count <= PARTITIONS_MAX:
+                return None
+            rest = file.read(count * PARTITION_BYTES)
+    except OSError:
+        return None
+    return memoryview(head + rest).cast("q") if len(rest) == count * PARTITION_BYTES else None
 
 
 def _create(path: Path) -> None:

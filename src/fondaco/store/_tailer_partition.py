@@ -32,6 +32,7 @@ from fondaco.store import _overlay_cells as cells_of
 from fondaco.store import _overlay_files as files_of
 from fondaco.store import _overlay_kernels as probes
 from fondaco.store import _tailer_kernels as kernels
+from fondaco.store._atomics import store_word
 from fondaco.store._overlay_cells import Cells
 from fondaco.store._overlay_files import IndexFiles
 from fondaco.store._overlay_view import OverlayView, PartitionFiles, Segment, list_segments, map_segments
@@ -477,7 +478,7 @@ class PartitionTailer:
         return self._cells.view[self._first + cell]
 
     def _set(self, cell: int, value: int) -> None:
-        self._cells.store(self._first + cell, value)
+        store_word(self._cells.address + 8 * (self._first + cell), value)
 
 
 def bucket_of(latency_ms: float) -> int:

@@ -26,10 +26,11 @@ import numpy as np
 
 from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.errors import FondacoError, LockedError, ReadOnlyError, TopicNotFoundError
-from fondaco.core.files import FileLock
+from fondaco.core.files import FileLock, os_errors
 from fondaco.log.state import boot_id
 from fondaco.store import _overlay_cells as cells_of
 from fondaco.store import _wait_kernels as waits
+from fondaco.store._atomics import store_word
 from fondaco.store._overlay_cells import LOCK_FILE, Cells, open_cells
 from fondaco.store._overlay_files import remove_others
 from fondaco.store._tailer_partition import PartitionTailer
@@ -94,7 +95,8 @@ class Tailer:
             FormatVersionError: a newer Fondaco wrote the overlay.
         """
         directory = Path(directory)
-        directory.mkdir(exist_ok=True)
+        with os_errors(directory):
+            directory.mkdir(exist_ok=True)
         lock = FileLock(directory / LOCK_FILE)
         lock.acquire()
         try:
@@ -223,7 +225,7 @@ class Tailer:
         remove_others(self._directory, {})
 
     def _epoch(self) -> None:
-        self._cells.store(cells_of.EPOCH, self._cells.view[cells_of.EPOCH] + 1)
+        store_word(self._cells.address + 8 * cells_of.EPOCH, self._cells.view[cells_of.EPOCH] + 1)
 
     # -- end ------------------------------------------------------------------------------------------------------------------------
 
