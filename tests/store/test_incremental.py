@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fondaco.core.errors import ColumnNotFoundError, FieldNotFoundError, InputError, RowError
+from fondaco.core.errors import ColumnNotFoundError, CorruptFileError, FieldNotFoundError, InputError, RowError
 from fondaco.log import EmbeddedLog, TopicConfig
 from fondaco.store import _write_kernels
 from fondaco.store.basefile import address_of
@@ -135,6 +135,20 @@ def test_a_push_asks_for_its_pace_and_can_be_ended(log: EmbeddedLog) -> None:
 
     with pytest.raises(InputError, match="enough"):
         push(log, table, push_id="p2", on_rows=stop)
+
+
+def test_a_log_that_fails_is_told_by_its_own_error_and_the_push_can_be_repeated(log: EmbeddedLog) -> None:
+    class Full(LogTarget):
+        def append(self, part: Any, durability: Any) -> Any:
+            raise CorruptFileError("00000.log", "batch", "checksum differs")
+
+    with pytest.raises(CorruptFileError):
+        write_incremental(
+            Full(log, TOPIC, "store 'members'"), {"key": [1], "clicks": [5]}, store="members", key=KeyCodec("long"), schema=SCHEMA,
+            schema_number=1, push_id="p1", timestamp_ms=AS_OF_MS, now_ms=AS_OF_MS,
+        )  # fmt: skip
+    push(log, {"key": [1], "clicks": [5]})
+    assert rows_over(log)[1]["clicks"] == 5
 
 
 def test_durability_is_that_of_the_last_flush(log: EmbeddedLog) -> None:

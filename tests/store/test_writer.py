@@ -34,7 +34,7 @@ from fondaco.store.basefile import address_of
 from fondaco.store.keys import KeyCodec
 from fondaco.store.positions import Position, Positions
 from fondaco.store.write_encoder import WRITE_BYTES_MAX, WriteEncoder
-from fondaco.store.writer import LogTarget, Placed, StoreWriter
+from fondaco.store.writer import LogTarget, Part, Placed, StoreWriter
 from fondaco.store.writes import Op, batch_of
 from live_rows import live_rows, writes_of
 
@@ -419,6 +419,26 @@ def test_the_lingering_thread_notes_what_ends_the_writer(log: EmbeddedLog) -> No
     writer._thread.join(DEADLINE_S)
     with pytest.raises(UnwrittenError, match="checksum differs"):
         writer.close()
+
+
+def test_a_target_that_finds_the_partitions_itself_has_them_all_noted(log: EmbeddedLog) -> None:
+    class Mixed(Trouble):
+        def split(self, batch: Any) -> list[Part]:
+            return [Part(-1, None, batch)]
+
+        def append(self, part: Part, durability: Any) -> Placed:
+            return Placed(np.array([2, 0, 3, 2], np.int64), np.array([5, 1, 7, 6], np.int64))
+
+        def sync(self, partitions: Any) -> None:
+            self.synced += partitions
+
+    target = Mixed(log)
+    with open_writer(log, target, linger_ms=600_000) as writer:
+        positions = [writer.put(key, row(key)) for key in range(4)]
+        assert str(writer.flush()) == "0:1,2:6,3:7"
+        assert [str(position) for position in positions] == ["2:5", "0:1", "3:7", "2:6"]
+        writer.flush("disk")
+        assert target.synced == [0, 2, 3]
 
 
 # -- durability -----------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Thread rule: one push belongs to one thread. Importing this imports numba.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -20,7 +21,7 @@ from typing import Any, Final, cast
 import numpy as np
 import pyarrow as pa
 
-from fondaco.core.errors import DataError, FieldNotFoundError, InputError, RowError, near_name
+from fondaco.core.errors import DataError, FieldNotFoundError, InputError, RowError, UnwrittenError, near_name
 from fondaco.schema import Codec
 from fondaco.schema.types import Field, Record, Type, Union
 from fondaco.store import _write_kernels
@@ -105,7 +106,8 @@ def write_incremental(
     opened = open_input(data, batch_bytes=BATCH_BYTES, columns=lambda: columns_of(encoder.codec, key))
     source = _Rows(encoder, moment) if opened.schema is None else _Columns(encoder, moment, opened.schema)
     rows = patches = size = 0
-    with StoreWriter(target, encoder, durability="os") as writer:
+    writer = StoreWriter(target, encoder, durability="os")
+    try:
         for chunk in opened.chunks:
             batch, patched = source.encode(chunk, rows)
             writer.put_batch(batch)
@@ -119,6 +121,9 @@ def write_incremental(
         if not rows:
             raise InputError(f"no rows to push into store {store!r}")
         return IncrementalResult(rows, patches, size, writer.flush(durability), opened.described())
+    finally:
+        with contextlib.suppress(UnwrittenError):  # what a flush could not write, that flush has told
+            writer.close(timeout_s=0)
 
 
 class _Columns:

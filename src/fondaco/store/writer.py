@@ -439,9 +439,7 @@ class StoreWriter:
 
     def _note(self, placed: Placed, durability: Durability) -> None:
         """Remember how far the log is. While sending."""
-        partitions = set(placed.partitions[[0, -1]].tolist()) if len(placed.partitions) else set()
-        if len(partitions) > 1:  # a target that mixes them
-            partitions = set(placed.partitions.tolist())
+        partitions = set(placed.partitions.tolist())
         with self._lock:
             for partition in partitions:
                 last = int(placed.offsets[placed.partitions == partition].max())
