@@ -188,7 +188,7 @@ class Scores:
     """Similarities, as raw numbers or JSON; with `top_k` only the best of all, at the end."""
 
     def __init__(
-        self, reader: EmbeddedReader, operation: str, field: str, vector: Sequence[float], top_k: int | None, *, raw: bool
+        self, reader: EmbeddedReader, operation: str, field: str, vector: npt.NDArray[np.float64], top_k: int | None, *, raw: bool
     ) -> None:
         """
         Raises:
@@ -196,7 +196,7 @@ class Scores:
         """
         self._reader, self._field, self._raw, self._top_k = reader, field, raw, top_k
         self._operation = cast(Operation, operation)
-        self._vector = np.asarray(vector, np.float64)
+        self._vector = vector
         self._kept: list[Any] = []
         self._begun = False
         self.framed, self.missing = raw and top_k is None, 0

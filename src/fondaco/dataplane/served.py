@@ -17,17 +17,19 @@ import contextlib
 import logging
 import mmap
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+import numpy as np
 
 from fondaco.catalog.rows import StoreRow
 from fondaco.core.clock import Clock
-from fondaco.core.errors import FondacoError, NoCurrentVersionError, StoreNotFoundError
+from fondaco.core.errors import FondacoError, NoCurrentVersionError, StoreNotFoundError, UnavailableError, VersionNotFoundError
+from fondaco.dataplane.keys import checked
 from fondaco.dataplane.limits import PIECE_KEYS
 from fondaco.dataplane.stats import StoreStats
 from fondaco.schema import full_form
@@ -73,6 +75,7 @@ class ServedStore:
         self.id, self.name = row.id, row.name
         self.row, self.layout = row, StoreLayout(directory)
         self.keys = KeyCodec(row.key_schema)
+        self.integers = self.keys.kind in ("int", "long")
         self.settings = msgspec.convert(row.settings, StoreSettings)
         self.schemas = dict(schemas)
         self.stats = StoreStats()
@@ -96,6 +99,22 @@ class ServedStore:
     def at_hand(self) -> Opened | None:
         """Whatever is open, current or not."""
         return self._opened
+
+    @property
+    def has_version(self) -> bool:
+        """Whether there is anything to read: a version, or real-time writes alone."""
+        return bool(self._cell[0] > 0 or (self._opened is not None and self._opened.number > 0) or self._base.position)
+
+    @property
+    def version_and_partitions(self) -> tuple[int, int]:
+        """Of whatever is open, for the routing table."""
+        opened = self._opened
+        return (opened.number, opened.manifest.partition_count) if opened is not None and opened.manifest is not None else (0, 1)
+
+    def read_schemas(self) -> dict[int, str]:
+        """The value schemas by number, as they are now."""
+        self.schemas = read_schemas(self.layout.directory) or self.schemas
+        return self.schemas
 
     async def adopted(self, workers: Executor) -> Opened:
         """The current version, opened if need be.
@@ -145,6 +164,8 @@ class ServedStore:
         """
         if self._opened is not None and self._opened.number == number:
             return self._opened
+        if number == _NO_VERSION:  # it lasts until the first version is there
+            raise VersionNotFoundError(self.name, number, self.layout.version_numbers())
         kept = self._pinned.get(number)
         if kept is not None and self.layout.version(number).exists():
             self._pinned.move_to_end(number)
@@ -206,7 +227,9 @@ def open_store(row: StoreRow, directory: Path, clock: Clock) -> ServedStore:
     try:
         with contextlib.suppress(FondacoError, FileNotFoundError):  # the store's first reader is told
             first = open_version(layout, row.name, base, row.current)
-        return ServedStore(row, directory, base, first, schemas)
+        opened = ServedStore(row, directory, base, first, schemas)
+        _warm(opened.keys, first)
+        return opened
     except BaseException:
         base.close()
         raise
@@ -229,6 +252,15 @@ def open_version(layout: StoreLayout, store: str, base: EmbeddedReader, number: 
     return Opened(number, reader, manifest, max(PIECE_KEYS_MIN, min(PIECE_KEYS, PIECE_BYTES // row_bytes)))
 
 
+def _warm(keys: KeyCodec, first: Opened | None) -> None:
+    """Load the kernels that batches need, so that the first request takes as long as the others."""
+    checked(keys, np.empty(0, np.uint8), np.zeros(1, np.int64))
+    nothing = keys.encode_many([])
+    if first is not None:
+        with contextlib.suppress(FondacoError):  # a store that was never written to has nothing to pack
+            first.reader.get_packed(nothing)
+
+
 def _map_cell(layout: StoreLayout) -> memoryview[int]:
     with open(layout.current_cell, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), CELL_BYTES, access=mmap.ACCESS_READ)).cast("q")
@@ -239,37 +271,52 @@ class StoreSet:
 
     def __init__(self) -> None:
         self.by_name: dict[bytes, ServedStore] = {}
-        self.loaded = False
+        self.epoch = 0  # the catalog's change counter
+        self.loaded = False  # whether the first look at the catalog is over
+        self._held: Mapping[str, tuple[int, int]] = {}
 
-    def __iter__(self) -> Any:
-        return iter(self.by_name.values())
+    def __iter__(self) -> Iterator[ServedStore]:
+        return iter(list(self.by_name.values()))
 
     def get(self, name: str) -> ServedStore:
         """The store called `name`.
 
         Raises:
-            StoreNotFoundError: there is none; suggests the nearest.
+            StoreNotFoundError: there is none; suggests the nearest. UnavailableError: it may not be open yet.
         """
         found = self.by_name.get(name.encode("utf-8", "surrogateescape"))
-        if found is None:
-            raise StoreNotFoundError(name, sorted(store.name for store in self))
-        return found
+        if found is not None:
+            return found
+        if not self.loaded:
+            raise UnavailableError("this server", "it is starting")
+        raise StoreNotFoundError(name, sorted(store.name for store in self))
 
-    async def replace(self, rows: Iterable[StoreRow], opener: Callable[[StoreRow], ServedStore], workers: Executor) -> None:
-        """Take what the catalog says now: open what is new, close what is gone. One that cannot be opened is tried again next time."""
+    async def replace(
+        self, rows: Iterable[StoreRow], held: Mapping[str, tuple[int, int]], opener: Callable[[StoreRow], ServedStore], workers: Executor
+    ) -> None:
+        """Take what there is now: open what is new, close what is gone. One that cannot be opened is tried again next time.
+
+        Args:
+            held: a stamp for each store of which only some partitions are there; another one means that there are others now.
+        """
+        loop = asyncio.get_running_loop()
         wanted = {row.name.encode(): row for row in rows}
         for name, store in list(self.by_name.items()):
             if name not in wanted or wanted[name].id != store.id:
                 del self.by_name[name]
                 store.close()
-        loop = asyncio.get_running_loop()
         for name, row in wanted.items():
-            if name not in self.by_name:
+            known = self.by_name.get(name)
+            if known is None or held.get(row.name) != self._held.get(row.name):
                 try:
-                    self.by_name[name] = await loop.run_in_executor(workers, opener, row)
+                    opened = await loop.run_in_executor(workers, opener, row)
                 except Exception as exc:
                     _LOGGER.warning("store %r cannot be opened: %s", row.name, exc)
-                    self.loaded = False
+                    continue
+                if known is not None:  # requests under way keep what they have
+                    opened.stats = known.stats
+                self.by_name[name] = opened
+        self._held, self.loaded = held, True
         for store in self:
             store.forget_retired()
 
