@@ -22,6 +22,7 @@ from fondaco.core.errors import (
     FieldNotFoundError,
     FondacoError,
     InputError,
+    NoCurrentVersionError,
     ProtocolError,
     StateError,
     StoreNotFoundError,
@@ -110,6 +111,10 @@ class ReaderOperations:
             target = wire.store_path(self._store, wire.ROWS)
             yield from self._batch("a version", nothing, deadline, target, wire.ROWS_BODY, (), lambda answer, count: None)
 
+    def info_operation(self) -> Operation[StoreInfo]:
+        """What the store is."""
+        return self._info_operation(deadline_of(self._timeout_s))
+
     def check_open(self) -> None:
         """Raises StateError after `close`."""
         if self._closed:
@@ -162,7 +167,10 @@ class ReaderOperations:
         if (wanted := self._wanted()) is not None:
             return wanted
         answer = yield from self._describe_operation(deadline)
-        return whole_number(answer, wire.VERSION, self._peers[0].url)
+        number = answer.number(wire.VERSION, self._peers[0].url)
+        if number is None:
+            raise NoCurrentVersionError(self._store)
+        return number
 
     def position_operation(self) -> Operation[Positions]:
         """How far real-time writes are readable at the server that was asked, per partition of the store's topic."""
