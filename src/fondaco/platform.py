@@ -167,6 +167,7 @@ class Platform:
             SchemaError, InputError: a schema or a setting is wrong. ReadOnlyError.
         """
         from fondaco.store.keys import KeyCodec
+        from fondaco.store.overlay import Overlay
         from fondaco.store.values import value_codec, value_schema_json
 
         check_name("store", name)
@@ -212,6 +213,7 @@ class Platform:
                 layout = self._context(row).layout
                 layout.create()
                 write_mirror(layout.directory, row, stores.value_schemas(connection, row.id))
+                Overlay.open(layout.overlay, self._log.directory, topic_of(name)).close()  # makes its cells, which readers map once
             else:
                 known = [schema.schema for schema in stores.value_schemas(connection, row.id)]
                 _check_same(row, known, key_schema, value_schema, settings, chosen)

@@ -51,9 +51,12 @@ def _table(rows: int, clicks: int = 0) -> pa.Table:
     return pa.table({"key": keys, "clicks": keys + clicks, "name": pa.array([f"name {i % 7}" for i in keys], pa.string())})
 
 
+_BESIDE = {"push.lock", "store.json", "schemas.json", "cells", "tailer.lock"}  # no part of a version
+
+
 def _files(platform: fd.Platform) -> set[str]:
     root = platform.directory / "stores"
-    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != "push.lock"}
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name not in _BESIDE}
 
 
 def _read(store: fd.Store, keys: list[Any]) -> list[Any]:

@@ -74,14 +74,23 @@ class Serving:
     """One version of a store and the writes over it, readable."""
 
     def __init__(
-        self, number: int, base: OpenVersion | None, keys: KeyCodec, schemas: SchemaBook, overlay: Overlay, rules: Rules | None
+        self,
+        number: int,
+        base: OpenVersion | None,
+        keys: KeyCodec,
+        schemas: SchemaBook,
+        overlay: Overlay,
+        rules: Rules | None,
+        on_refresh: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
             base: the version; None: version 0.
             schemas: the store's value schemas, and what rows are read as.
             rules: None: no write counts (a version that lies alone, without its store's settings).
+            on_refresh: called after the overlay was looked at anew, as when the first write came.
         """
+        self._on_refresh = on_refresh
         self.number, self.keys = number, keys
         self._base, self._schemas, self._overlay = base, schemas, overlay
         self._ttl_ms = rules.ttl_ms if rules else None
@@ -448,6 +457,8 @@ class Serving:
         with self._lock:
             if self._bound.view is stale:
                 self._bound = _Bound(self, self._overlay.refresh(stale))
+        if self._on_refresh is not None:
+            self._on_refresh()
 
     # -- warm-up --------------------------------------------------------------------------------------------------------------------
 

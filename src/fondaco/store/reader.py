@@ -37,6 +37,7 @@ import numpy.typing as npt
 from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.errors import (
     CorruptFileError,
+    DeadlineExceededError,
     FondacoError,
     InputError,
     NoCurrentVersionError,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedReader", "PackedValues", "StoreReader"]
 
+CATCH_UP_SECONDS: Final = 10.0  # that opening a reader waits for what was written before
 RETRY_SECONDS: Final = 1.0  # between attempts to open a version that could not be opened
 
 _LOGGER = logging.getLogger(__name__)
@@ -99,7 +101,8 @@ class EmbeddedReader:
                 then raise NoCurrentVersionError until there is one.
             known_schemas: the store's registered value schemas, all and oldest first (number i is `known_schemas[i - 1]`), or by number.
                 Their fields are there from the first read on; those of versions that are opened join them. Unused with `schema`.
-            tail: how to follow the log where no other process does; None: somebody else follows it, as in a server.
+            tail: how to follow the log where no other process does, and to wait for what was written before; None: somebody else follows
+                it, as in a server.
             clock: what a TTL goes by; None: the machine's.
         Raises:
             StoreNotFoundError: no store lies in the directory.
@@ -115,6 +118,7 @@ class EmbeddedReader:
         self._failed: tuple[int, float] | None = None  # version that could not be opened, time of the next attempt
         self.adoption_error: Exception | None = None
         self._source = tail
+        self._tail: Tail | None = None
         if version is None:
             self._cell, self._identity = _map_cell(self._layout, store)
             self._adopt(first=True)
@@ -123,7 +127,10 @@ class EmbeddedReader:
             self._current = self._open_pinned(version)
             self._cell, self._identity = memoryview(version.to_bytes(CELL_BYTES, "little")).cast("q"), (0, 0)
             self._seen = version
-        self._tail: Tail | None = tail.acquire() if tail is not None else None
+        if tail is not None:
+            self._tail = tail.acquire()
+            if _shared is None:
+                self._catch_up(self._tail)
 
     @classmethod
     def open(
@@ -309,7 +316,27 @@ class EmbeddedReader:
         if self._seen == _CLOSED:
             raise self._nothing()
         assert min_position is not None
+        self._follow()
         self._shared.overlay.wait(Positions.of(min_position), time.monotonic() + timeout_s)
+
+    def _catch_up(self, tail: Tail) -> None:
+        """See what was written before this reader was opened; after a restart of the machine the overlay is first made again."""
+        try:
+            self._shared.overlay.wait(tail.written(), time.monotonic() + CATCH_UP_SECONDS)
+        except DeadlineExceededError as exc:
+            _LOGGER.warning("reads of store %r begin without its newest writes: %s", self._store, exc)
+
+    def _move_tail(self) -> None:
+        """Follow the log of the store that lies here now, and no more that of the one that was deleted."""
+        if self._tail is not None and self._source is not None:
+            before, self._tail = self._tail, self._source.acquire()
+            before.release()
+
+    def _follow(self) -> None:
+        """Follow the log, if there is one by now."""
+        tail = self._tail
+        if tail is not None:
+            tail.ensure()
 
     def _learn(self, number: int) -> None:
         """Read rows with the fields of a value schema that was met for the first time."""
@@ -341,6 +368,7 @@ class EmbeddedReader:
                     if identity != self._identity:
                         self._identity = identity
                         self._shared = self._shared.without_versions()
+                        self._move_tail()
                     self._adopt(first=True)
             if self._current is None:
                 raise self._nothing()
@@ -387,7 +415,7 @@ class EmbeddedReader:
     def _open(self, number: int) -> Serving | None:
         """A version and the writes over it; None: version 0 of a store that nobody wrote to."""
         with self._lock:
-            return self._shared.open(number)
+            return self._shared.open(number, None if self._source is None else self._follow)
 
     def _open_pinned(self, number: int) -> Serving | None:
         try:
@@ -417,7 +445,7 @@ class _Shared:
         self._opened: WeakValueDictionary[tuple[int, str | None], OpenVersion] = WeakValueDictionary()
         self._lock = threading.Lock()  # while learning; versions are opened without it, because that may take long
 
-    def open(self, number: int) -> Serving | None:
+    def open(self, number: int, on_refresh: Callable[[], None] | None) -> Serving | None:
         """A version, opened or shared, and the writes over it; None: there is neither. Raises as `OpenVersion`."""
         store = self._store
         rules = None if store is None else Rules(store.settings.rewind_ms, store.settings.ttl_ms, lambda: self.clock.now_us() // 1000)
@@ -426,10 +454,10 @@ class _Shared:
                 return None
             with self._lock:
                 self.book = self.book.with_all()
-            serving = Serving(0, None, KeyCodec(store.key_schema), self.book, self.overlay, rules)
+            serving = Serving(0, None, KeyCodec(store.key_schema), self.book, self.overlay, rules, on_refresh)
         else:
             opened, book = self._open_version(self.layout.version(number), number)
-            serving = Serving(number, opened, opened.keys, book, self.overlay, rules)
+            serving = Serving(number, opened, opened.keys, book, self.overlay, rules, on_refresh)
         serving.warm()
         return serving
 

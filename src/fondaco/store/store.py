@@ -457,7 +457,8 @@ class Store:
     def _tail_source(self) -> TailSource:
         from fondaco.store.tails import TailSource
 
-        return TailSource(self._context.layout.directory, self.name, self._context.log, self._context.clock)
+        context = self._context
+        return TailSource(context.layout.directory, self.name, context.log, context.clock, context.log_config.kind == "embedded")
 
     @contextlib.contextmanager
     def _tailing(self) -> Iterator[None]:

@@ -7,6 +7,9 @@ arrives the log is followed too.
 A build keeps both cores and the interpreter busy, and a tailer beside it in the same process would be late. So while a push is at work
 (`handed_over`) and lasts, a process of its own (`python -m fondaco.store.tailing`) takes over what this process tails.
 
+A store that nobody wrote to has no topic, and most stores never have one: for them no thread runs, but one for all that looks once a second
+whether a topic has come (`ensure` looks at once).
+
 Any thread. A forked child begins with none of its parent's threads, and so with no tails.
 """
 
@@ -25,24 +28,28 @@ from pathlib import Path
 from typing import Final, cast
 
 from fondaco.core.clock import Clock
+from fondaco.core.errors import FondacoError
 from fondaco.store.layout import StoreLayout
 from fondaco.store.log_handle import LogHandle, topic_of
 from fondaco.store.tailer import TailedLog, TailerThread
 
 HAND_OVER_AFTER_S: Final = 0.25  # a push that is over sooner disturbs no longer than a process takes to start
 HAND_OVER_TIMEOUT_S: Final = 30.0
+TOPIC_SECONDS: Final = 1.0  # between looks for topics that were not there
 
 _Key = tuple[str, int, int]  # path of the store's directory, and which directory that is
 
 
 @dataclass(frozen=True, slots=True)
 class TailSource:
-    """How to follow the topic of one store from this process. Picklable."""
+    """How to follow the topic of one store from this process. Picklable. `is_local`: the log's own files are those of this machine, so
+    whether there is a topic can be seen in its directory."""
 
     directory: Path
     store: str
     log: LogHandle
     clock: Clock
+    is_local: bool = True
 
     def acquire(self) -> Tail:
         """Have the topic followed until the tail is released.
@@ -71,6 +78,14 @@ class Tail:
         """Let go; with the last holder the thread ends. Twice is fine."""
         self._release()
 
+    def ensure(self) -> None:
+        """Follow the topic from now on, if there is one."""
+        self._shared.start()
+
+    def written(self) -> dict[int, int]:
+        """The last offset of each partition of the topic that holds one; none if it cannot be asked at once, or nobody may tail it here."""
+        return self._shared.written()
+
     @property
     def tailing(self) -> bool:
         """Whether it is this process that tails the store now."""
@@ -85,39 +100,105 @@ class _Shared:
         self.platform = source.directory.parent.parent
         self._source = source
         self._log = source.log.copy()
+        self._lock = threading.Lock()
         self._thread: TailerThread | None = None
+        self._paused = False
         self.start()
 
     def start(self) -> None:
-        """Tail whenever nobody else does."""
+        """Tail whenever nobody else does, once there is a topic."""
         source = self._source
-        layout = StoreLayout(source.directory)
-        self._thread = TailerThread(
-            layout.overlay, source.log.directory, topic_of(source.store), self._open_log, clock=source.clock
-        ).start()
+        if self._thread is not None:
+            return
+        if not self.has_topic():
+            _WATCH.add(self)
+            return
+        with self._lock:
+            if self._thread is None and not self._paused:
+                self._thread = TailerThread(
+                    StoreLayout(source.directory).overlay, source.log.directory, topic_of(source.store), self._open_log, clock=source.clock
+                ).start()
 
-    def stop(self) -> None:
-        """Let others tail."""
-        thread, self._thread = self._thread, None
+    def has_topic(self) -> bool:
+        """Whether anybody wrote to the store, as far as that can be seen from here."""
+        return not self._source.is_local or (self._source.log.directory / topic_of(self._source.store)).exists()
+
+    def pause(self) -> None:
+        """Let others tail, until `resume`."""
+        with self._lock:
+            self._paused = True
+            thread, self._thread = self._thread, None
         if thread is not None:
             thread.close()
 
+    def resume(self) -> None:
+        """Tail again."""
+        with self._lock:
+            self._paused = False
+        self.start()
+
     def close(self) -> None:
         """Stop for good."""
-        self.stop()
+        self.pause()
         self._log.close()
 
     @property
     def tailing(self) -> bool:
         """Whether this process is the one who tails."""
-        return self._thread is not None and self._thread.tailing
+        thread = self._thread
+        return thread is not None and thread.tailing
+
+    def written(self) -> dict[int, int]:
+        """See `Tail.written`."""
+        source = self._source
+        if not source.is_local or not self.has_topic() or not os.access(source.directory, os.W_OK, effective_ids=True):
+            return {}
+        log, topic = self._log.open(), topic_of(source.store)
+        try:
+            ends = {partition: log.high_watermark(topic, partition) for partition in range(log.describe_topic(topic).partitions)}
+        except FondacoError:  # it was deleted meanwhile, or is damaged, of which its tailer speaks
+            return {}
+        return {partition: end - 1 for partition, end in ends.items() if end > 0}
 
     def _open_log(self) -> TailedLog:
         return cast("TailedLog", self._log.open())
 
 
+class _Watch:
+    """The thread that looks for the topics of stores that have none yet; ends when there is nothing to look for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: set[_Shared] = set()
+        self._thread: threading.Thread | None = None
+
+    def add(self, shared: _Shared) -> None:
+        """Start it when its topic has come."""
+        with self._lock:
+            self._waiting.add(shared)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="fondaco topics", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(TOPIC_SECONDS)
+            with self._lock:
+                self._waiting = {shared for shared in self._waiting if shared.holders}
+                if not self._waiting:
+                    self._thread = None
+                    return
+                waiting = list(self._waiting)
+            for shared in waiting:
+                if shared.has_topic():
+                    with self._lock:
+                        self._waiting.discard(shared)
+                    shared.start()
+
+
 _LOCK = threading.Lock()
 _SHARED: dict[_Key, _Shared] = {}
+_WATCH = _Watch()
 
 
 def _let_go(key: _Key, shared: _Shared) -> None:
@@ -131,8 +212,8 @@ def _let_go(key: _Key, shared: _Shared) -> None:
 
 
 def _forget_after_fork() -> None:
-    global _LOCK
-    _LOCK = threading.Lock()
+    global _LOCK, _WATCH
+    _LOCK, _WATCH = threading.Lock(), _Watch()
     for shared in _SHARED.values():
         shared.holders = 1 << 30  # the threads are the parent's; nothing here is to be closed
     _SHARED.clear()
@@ -170,7 +251,7 @@ class HandOver:
         if self._child.stdout.read(1):  # it says when it is ready to take over
             self._stopped = self._tailing()
             for shared in self._stopped:
-                shared.stop()
+                shared.pause()
             self._done = True
         elif self._child.poll() is not None or time.monotonic() - self._began_s > HAND_OVER_TIMEOUT_S:
             self._done = True  # it cannot run here; this process goes on by itself
@@ -181,10 +262,9 @@ class HandOver:
 
     def close(self) -> None:
         """Take it back."""
-        with _LOCK:
-            for shared in self._stopped:
-                if shared.holders:
-                    shared.start()
+        for shared in self._stopped:
+            if shared.holders:
+                shared.resume()
         child = self._child
         if child is not None:
             assert child.stdin is not None
