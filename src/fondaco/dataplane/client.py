@@ -115,7 +115,7 @@ class Caller:
                 error = outcome.error
                 assert error is not None
                 # A peer that cannot be reached has no load to be spared; one that answers "not now" has.
-                if not self.policy.again(error, attempts) or (outcome.answered and not self.retries.spend()):
+                if not (request.repeatable and self.policy.again(error, attempts)) or (outcome.answered and not self.retries.spend()):
                     raise error
                 untried = any(peer not in failed and peer.avoided_until <= time.monotonic() for peer in peers)
                 pause = 0.0 if untried else self.policy.pause_s(attempts, self.rng)

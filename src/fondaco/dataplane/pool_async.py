@@ -115,7 +115,11 @@ class AsyncTransport:
         if not pool.idle and pool.count >= self._connections_max and not wait:
             return None
         exchange = Exchange(peer, request, deadline)
-        if pool.idle:
+        if not request.repeatable and pool.idle:
+            pool.idle.pop().close()  # its place in the count is free in a moment; one too many until then
+            pool.count += 1
+            self._connect(exchange)
+        elif pool.idle:
             pool.idle.pop().begin(exchange)
         elif pool.count < self._connections_max:
             pool.count += 1

@@ -212,6 +212,9 @@ class BlockingTransport:
         connection, allowed = self._take(self._pool(peer), deadline if wait else None)
         if not allowed:
             return None
+        if connection is not None and not request.repeatable:
+            connection.close()
+            connection = None  # a new one takes its place in the count
         exchange = Exchange(peer, request, deadline)
         if connection is None:
             self._connect(exchange)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from fondaco.core.errors import FondacoError, InputError, LimitError, ProtocolError
+from fondaco.core.errors import InputError, ProtocolError
 from fondaco.dataplane.wire import DEADLINE_MS
 
 HEAD_BYTES_MAX: Final = 64 << 10
@@ -25,12 +25,17 @@ _DEADLINE: Final = DEADLINE_MS.encode()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, but for what depends on the connection (host, token) and the moment (time left)."""
+    """One request, but for what depends on the connection (host, token) and the moment (time left).
+
+    `repeatable`: sent twice is the same as sent once. One that is not goes out on a new connection, so that it cannot meet one that the
+    server was just closing, and is never sent again.
+    """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    repeatable: bool = True
 
     def render(self, fixed: bytes, deadline_ms: int) -> bytes:
         """The bytes to send.
@@ -44,10 +49,6 @@ class Request:
         return b"%b %b HTTP/1.1\r\n%b%b: %d\r\n%b\r\n%b" % (
             self.method.encode(), self.target.encode("ascii"), fixed, _DEADLINE, deadline_ms, (lines + length).encode("latin-1"), self.body,
         )  # fmt: skip
-
-    def with_header(self, name: str, value: str) -> Request:
-        """The same with one header more."""
-        return Request(self.method, self.target, (*self.headers, (name, value)), self.body)
 
 
 def fixed_lines(host: str, token: str | None) -> bytes:
@@ -296,8 +297,3 @@ class _Chunks:
         if len(self.body) > self._bytes_max:
             raise ProtocolError(self._peer, f"an answer of more than the {self._bytes_max} bytes taken")
         return self.complete
-
-
-def limit_of(error: FondacoError) -> int | None:
-    """The limit that a LimitError names, so that a batch can be cut to it; None for any other error."""
-    return error.limit if isinstance(error, LimitError) else None
