@@ -36,8 +36,9 @@ class Freshness:
         heartbeat_age_ms: age of the newest heartbeat that came through the log; None: there was none.
         counted: records in the histogram. p50_ms, p99_ms: of them, from append to readable; None while there are none.
         keys: in the index. records: applied since the index was made, of which merged went through the merge of patches.
-        skipped: records of a format that this Fondaco does not know. damaged: with a wrong checksum. lost: deleted before they were applied.
+        skipped: records of a format that this Fondaco does not know. damaged: with a wrong checksum. lost: deleted before they came here.
         stalled: the disk is full; what does not fit waits in the log. rebuilding: the index is being made anew from the log.
+        applied: by partition of the topic, the offset below which everything can be read.
         histogram: records by latency; class i ends at 2 ** ((i + 1) / 4) ms.
     """
 
@@ -53,6 +54,7 @@ class Freshness:
     lost: int = 0
     stalled: bool = False
     rebuilding: bool = False
+    applied: tuple[int, ...] = ()
     histogram: tuple[int, ...] = ()
 
     @classmethod
@@ -85,6 +87,7 @@ class Freshness:
             lost=total(cells_of.LOST),
             stalled=bool(cells[cells_of.STALLED]),
             rebuilding=any(cells[first + cells_of.REBUILDING] for first in firsts),
+            applied=tuple(cells[first + cells_of.APPLIED_OFFSET] for first in firsts),
             histogram=tuple(cells[cells_of.HISTOGRAM : cells_of.HISTOGRAM + cells_of.HISTOGRAM_CELLS]),
         )
 
