@@ -502,6 +502,8 @@ class CorruptFileError(StorageError):
     def __str__(self) -> str:
         if self.section == "catalog":
             remedy = "Nothing was touched; restore it from a backup."
+        elif self.section.startswith("batch at "):
+            remedy = "Other records of the log can be read; restore the file, or give up what is lost with delete_before."
         else:
             remedy = "Roll back to another version, or push again."
         return f"{self.path}: section {self.section!r} is damaged: {self.reason}. {remedy}"

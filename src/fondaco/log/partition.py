@@ -76,7 +76,7 @@ class Partition:
     @property
     def deleted(self) -> bool:
         """Whether the topic was deleted, by whatever process."""
-        return bool(self.cells[state.DELETED])
+        return bool(self.cells[state.DELETED] == 1 and self.cells[state.MAGIC] == state.STATE_MAGIC)
 
     @property
     def closed(self) -> bool:

@@ -169,11 +169,10 @@ def _rescan(directory: Path, cells: memoryview, promised: int | None, *, from_be
         start = start if start <= segments[at].path.stat().st_size else SEGMENT_HEADER_BYTES
     sound = Sound(start)
     for last in range(at, len(segments)):
-        sound = sound_batches(segments[last].path, start)
+        sound = sound_batches(segments[last].path, start if last == at else SEGMENT_HEADER_BYTES)
         if sound.status != OK:
             _refuse_damage(segments[last:], sound, promised, unreadable)
             break
-        start = SEGMENT_HEADER_BYTES
     verified_from = start if last == at else SEGMENT_HEADER_BYTES
     _take(cells, segments[: last + 1], sound, verified_from, promised, repair=repair)
     if repair:
@@ -210,10 +209,10 @@ def _refuse_damage(segments: Sequence[Segment], sound: Sound, promised: int | No
 def _take_nothing(directory: Path, cells: memoryview, promised: int | None, *, repair: bool) -> None:
     """No segment is left: the next append begins one."""
     bases = base_offsets(directory)
-    if is_current(cells):
-        cells[state.HIGH_OFFSET] = max([cells[state.LOW_OFFSET], *bases[:1]])
-    else:
-        cells[state.HIGH_OFFSET] = max([cells[state.LOW_OFFSET], cells[state.SYNCED_OFFSET], *bases[-1:]])
+    counted = [base for base in bases if base >= cells[state.FIRST_BASE]]
+    before = cells[state.LOW_OFFSET] if is_current(cells) else max(cells[state.LOW_OFFSET], cells[state.SYNCED_OFFSET])
+    cells[state.HIGH_OFFSET] = max(counted[0], cells[state.LOW_OFFSET]) if counted else before
+    if not is_current(cells):
         cells[state.HIGH_POSITION] = promised or 0
     cells[state.ACTIVE_BASE] = cells[state.FIRST_BASE] = -1
     cells[state.SYNCED_OFFSET], cells[state.SYNCED_POSITION] = cells[state.HIGH_OFFSET], cells[state.HIGH_POSITION]
