@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -439,6 +443,26 @@ def test_a_target_that_finds_the_partitions_itself_has_them_all_noted(log: Embed
         assert [str(position) for position in positions] == ["2:5", "0:1", "3:7", "2:6"]
         writer.flush("disk")
         assert target.synced == [0, 2, 3]
+
+
+def test_a_writer_killed_at_any_moment_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    with EmbeddedLog(tmp_path / "log") as log:
+        log.create_topic(TOPIC, TopicConfig(partitions=4))
+    for kill_after in (1, 40):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "writer_child", str(tmp_path / "log"), json.dumps(SCHEMA)],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        try:
+            assert child.stdout is not None
+            acknowledged = [int(child.stdout.readline()) for _ in range(kill_after)]
+        finally:
+            child.kill()
+            acknowledged += [int(line) for line in child.communicate()[0].splitlines()]
+        with EmbeddedLog(tmp_path / "log") as log:
+            clicks = {key: found["clicks"] for key, found in rows_of(log).items()}
+        for number in range(max(0, acknowledged[-1] - 49), acknowledged[-1] + 1):
+            assert clicks[number % 50] >= number
 
 
 # -- durability -----------------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from fondaco.store.writes import (
     decode_write,
     encode_envelope,
     heartbeat,
+    pack_edit,
+    pack_patch,
     writer_number,
     xxh64,
 )
@@ -230,3 +232,16 @@ def test_a_patch_with_a_changed_byte_is_another_patch_or_a_decode_error(byte: in
 def test_the_records_around_a_field_are_its_ancestors() -> None:
     assert list(ancestors("a.b.c")) == ["a.b", "a"]
     assert list(ancestors("a")) == []
+
+
+def test_a_patch_of_a_record_in_itself_goes_only_so_deep() -> None:
+    node = {"type": "record", "name": "Node", "fields": [{"name": "value", "type": "int"}, {"name": "next", "type": ["null", "Node"]}]}
+    encoder = PatchEncoder(parse(node), "store 'nodes'")  # type: ignore[arg-type]
+    assert decode_patch(encoder.encode({"next": {"next": {"value": 1}}}))[0].path == "next.next.value"
+    endless: dict[str, Any] = {}
+    endless["next"] = endless
+    with pytest.raises(InputError, match="128 records deep"):
+        encoder.encode(endless)
+    hostile = pack_patch([pack_edit(EditKind.SET, ("next." * 9000 + "value").encode(), b"", b"\x02")])
+    with pytest.raises(DecodeError, match="more than 128 names"):
+        decode_patch(hostile)

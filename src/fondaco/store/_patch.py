@@ -16,7 +16,7 @@ from fondaco.core.errors import FieldNotFoundError, InputError, RowError
 from fondaco.schema.coerce import as_items
 from fondaco.schema.rows import RowEncoder
 from fondaco.schema.types import Array, Field, Map, Record, Union
-from fondaco.store.writes import EditKind, ancestors, pack_edit, pack_patch
+from fondaco.store.writes import PATH_DEPTH_MAX, EditKind, ancestors, pack_edit, pack_patch
 
 Changes = Mapping[str, Any]
 
@@ -31,6 +31,10 @@ class _Member:
     __slots__ = ("_members", "collection", "encode", "encode_element", "inner", "name", "nullable", "path", "path_bytes")
 
     def __init__(self, field: Field, path: str) -> None:
+        if path.count(".") >= PATH_DEPTH_MAX:
+            raise InputError(
+                f"a patch reaches {PATH_DEPTH_MAX} records deep at most; set the record {path.split('.')[0]!r} as a whole by a put"
+            )
         self.path, self.path_bytes, self.name = path, path.encode(), field.name
         self.encode: Callable[[Any], bytes] = RowEncoder(field.type).encode
         plain = field.type.optional if isinstance(field.type, Union) else field.type

@@ -31,6 +31,7 @@ FORMAT: Final = 1
 ENVELOPE: Final = Struct("<BBHIQQ")  # format, op, flags, schema number, writer, sequence
 ENVELOPE_BYTES: Final = ENVELOPE.size
 FUTURE_MS_MAX: Final = 24 * 3_600_000  # a clock that far ahead is a unit mistaken, and would win over every honest write for a day
+PATH_DEPTH_MAX: Final = 128  # names in a path; a record that contains itself would allow any number
 _PATCH: Final = Struct("<II")  # edits, zeros
 _EDIT: Final = Struct("<BBHII")  # kind, zero, path bytes, item bytes, data bytes
 PATCH_BYTES: Final = _PATCH.size
@@ -237,6 +238,8 @@ def decode_patch(payload: bytes) -> list[Edit]:
             path = payload[path_at:item_at].decode()
         except UnicodeDecodeError:
             raise DecodeError(path_at, "a field's path that is not UTF-8") from None
+        if path.count(".") >= PATH_DEPTH_MAX:
+            raise DecodeError(path_at, f"a field's path of more than {PATH_DEPTH_MAX} names")
         edits.append(Edit(_KINDS[kind], path, payload[item_at:data_at], payload[data_at:after]))
         at = after
     if at != end:
