@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -78,6 +78,8 @@ class KafkaLog:
         self._producer: Producer | None = None
         self._readers: OrderedDict[tuple[str, int], _PartitionReader] = OrderedDict()
         self._partitions: dict[str, int] = {}
+        self._compacted: dict[str, bool] = {}
+        self._sending: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
         self._closed = False
 
     def _client(self, kind: Any, settings: Mapping[str, Any]) -> Any:
@@ -113,7 +115,7 @@ class KafkaLog:
             self._await_topic(name, there=True)
         existing = self.describe_topic(name)
         if existing.partitions != config.partitions:
-            raise AlreadyExistsError("topic", name, f"it has {existing.partitions} partitions, not {config.partitions}")
+            raise AlreadyExistsError("topic", name, f"its partitions is {existing.partitions}, not {config.partitions}")
         if existing.cleanup != config.cleanup:
             raise AlreadyExistsError("topic", name, f"its cleanup is {existing.cleanup!r}, not {config.cleanup!r}")
 
@@ -127,6 +129,7 @@ class KafkaLog:
             self._done(self._admin.delete_topics([name], operation_timeout=CALL_S, request_timeout=CALL_S)[name], name)
         with self._lock:
             self._partitions.pop(name, None)
+            self._compacted.pop(name, None)
             gone = [self._readers.pop(place) for place in list(self._readers) if place[0] == name]
             self._producer = None  # its sequence numbers for the topic would not fit one that is made again under the name
         for reader in gone:
@@ -192,12 +195,17 @@ class KafkaLog:
         Raises:
             DeadlineExceededError: not acknowledged in time; records may be there. TopicNotFoundError, LimitError, UnavailableError.
         """
+        if durability not in ("os", "disk"):
+            raise InputError(f'durability is "os" or "disk", not {durability!r}')
         self._check_partition(topic, partition)
-        records: Iterable[Record] = batch.records() if isinstance(batch, RecordBatch) else RecordBatch.of(batch).records()
+        records = list(batch.records() if isinstance(batch, RecordBatch) else RecordBatch.of(batch).records())
+        if any(record.key is None for record in records) and self._is_compacted(topic):
+            raise InputError(f"topic {topic!r} is compacted, so every record needs a key; the brokers would refuse the rest")
         waiting = _Deliveries()
         producer = self._producer_of()
-        for record in records:
-            self._produce(producer, topic, partition, record, waiting)
+        with self._sending[topic, partition]:  # side by side, as far as this process is concerned
+            for record in records:
+                self._produce(producer, topic, partition, record, waiting)
         deadline = time.monotonic() + self._append_s + 5  # librdkafka gives every message an answer by then
         while waiting.open and waiting.failed is None and time.monotonic() < deadline:
             waiting.poll(producer)
@@ -211,6 +219,12 @@ class KafkaLog:
             high = self.high_watermark(topic, partition)
             return range(high, high)
         return range(waiting.first, waiting.last + 1)
+
+    def _is_compacted(self, topic: str) -> bool:
+        known = self._compacted.get(topic)
+        if known is None:
+            known = self._compacted[topic] = self.describe_topic(topic).cleanup == "compact"
+        return known
 
     def _produce(self, producer: Producer, topic: str, partition: int, record: Record, waiting: _Deliveries) -> None:
         timestamp = int(time.time() * 1000) if record.timestamp_ms is None else record.timestamp_ms
