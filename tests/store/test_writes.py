@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -245,3 +247,13 @@ def test_a_patch_of_a_record_in_itself_goes_only_so_deep() -> None:
     hostile = pack_patch([pack_edit(EditKind.SET, ("next." * 9000 + "value").encode(), b"", b"\x02")])
     with pytest.raises(DecodeError, match="more than 128 names"):
         decode_patch(hostile)
+
+
+def test_writing_and_merging_bring_in_no_numba() -> None:
+    script = (
+        "import sys; from fondaco.store import merge, positions, writer; from fondaco.store.keys import KeyCodec;"
+        "from fondaco.store.write_encoder import WriteEncoder;"
+        "e = WriteEncoder('m', KeyCodec('long'), {'type': 'record', 'name': 'R', 'fields': [{'name': 'a', 'type': 'int'}]}, 1);"
+        "e.put(1, {'a': 1}); e.patch(1, {'a': 2}); print([m for m in ('numba', 'sqlalchemy', 'duckdb') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
