@@ -29,9 +29,14 @@ from typing import Final
 
 from fondaco.core.clock import Clock
 from fondaco.core.config import GovernorConfig
+from fondaco.core.errors import FondacoError
 from fondaco.core.files import os_errors
+from fondaco.store.freshness import Freshness
+from fondaco.store.layout import StoreLayout
+from fondaco.store.mirror import read_store
 
 LOOK_S: Final = 0.1  # between looks at the cells
+STORES_S: Final = 2.0  # between looks for stores
 NAP_S: Final = 0.1  # a long pause is slept in pieces of this, with a look between them
 PAUSE_S_MAX: Final = 5.0  # in one call, whatever the chunk took
 NICE: Final = 10
@@ -90,9 +95,6 @@ def served_p99_ms(platform: Path, now_ms: int) -> float | None:
     return worst
 
 
-Signal = Callable[[], "Risk"]
-
-
 class Risk:
     """What a look found: whether anything is served or tailed at all, and what is at risk (text for reports; empty: nothing)."""
 
@@ -102,27 +104,55 @@ class Risk:
         self.serves, self.reason = serves, reason
 
 
-def platform_risk(platform: Path, config: GovernorConfig, clock: Clock) -> Signal:
-    """A look at every store and server of a platform."""
+class PlatformRisk:
+    """A look at every store and server of a platform. Belongs to one build."""
 
-    def look() -> Risk:
-        now_ms = clock.now_us() // 1000
-        p99_ms = served_p99_ms(platform, now_ms)
-        if p99_ms is not None and p99_ms > config.read_p99_ms:
-            return Risk(True, f"reads take {p99_ms:.1f} ms at p99, and {config.read_p99_ms:g} are the target")
+    def __init__(self, platform: Path, config: GovernorConfig, clock: Clock) -> None:
+        self._platform, self._config, self._clock = platform, config, clock
+        self._stores: dict[Path, Freshness | None] = {}  # overlay's directory -> as it was at the look before; None: not yet
+        self._targets: dict[Path, int] = {}
+        self._listed_s = -STORES_S
+
+    def __call__(self) -> Risk:
+        now_ms = self._clock.now_us() // 1000
+        p99_ms = served_p99_ms(self._platform, now_ms)
         serves = p99_ms is not None
-        return Risk(serves)
+        if p99_ms is not None and p99_ms > self._config.read_p99_ms:
+            return Risk(serves, f"served reads take {p99_ms:.1f} ms at p99, and {self._config.read_p99_ms:g} ms are the target")
+        reason = ""
+        for directory, before in self._written():
+            now = Freshness.of(directory, target_ms=self._targets[directory])
+            self._stores[directory] = now
+            serves = serves or now.tailing
+            if before is not None:  # the histogram is of the overlay's whole life: what counts is what came since the last look
+                reason = reason or now.since(before).at_risk
+        return Risk(serves, reason)
 
-    return look
+    def _written(self) -> list[tuple[Path, Freshness | None]]:
+        """The overlays of stores that somebody wrote to."""
+        now_s = time.monotonic()
+        if now_s - self._listed_s >= STORES_S:
+            self._listed_s = now_s
+            found: dict[Path, Freshness | None] = {}
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.scandir(self._platform / "log"):
+                    store = self._platform / "stores" / entry.name.removesuffix(".rt")
+                    with contextlib.suppress(FondacoError):  # a topic that is no store's, or a store that is deleted right now
+                        directory = StoreLayout(store).overlay
+                        if directory not in self._targets:
+                            self._targets[directory] = read_store(store).settings.freshness_ms
+                        found[directory] = self._stores.get(directory)
+            self._stores = found
+        return list(self._stores.items())
 
 
 class Governor:
     """Paces one build. Use as a context manager around it, in the building thread."""
 
-    def __init__(self, config: GovernorConfig, look: Signal, *, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: GovernorConfig, look: Callable[[], Risk], *, now_s: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            look: says what is at risk now (`platform_risk`).
+            look: says what is at risk now (`PlatformRisk`).
             now_s: monotonic seconds; tests choose it.
         """
         self.share = 1.0

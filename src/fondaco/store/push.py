@@ -30,7 +30,7 @@ from fondaco.store import _verified
 from fondaco.store.basefile import BaseFileSummary, OnDuplicate
 from fondaco.store.builder import Steps, VersionBuilder, verify_files
 from fondaco.store.context import StoreContext
-from fondaco.store.governor import Governor, platform_risk
+from fondaco.store.governor import Governor, PlatformRisk
 from fondaco.store.keys import KeyCodec
 from fondaco.store.manifest import FileEntry, Manifest, read_manifest, write_manifest
 from fondaco.store.progress import PushProgress
@@ -170,7 +170,7 @@ class _Push:
         self._pulse_at = self._progress_at = time.monotonic()
         self._number = 0
         self._created_us = 0
-        self._governor = Governor(context.governor, platform_risk(context.platform_directory, context.governor, context.clock))
+        self._governor = Governor(context.governor, PlatformRisk(context.platform_directory, context.governor, context.clock))
         self._hand_over: HandOver | None = None
 
     def run(self, fill: Fill) -> PushReport:

@@ -470,10 +470,10 @@ class Store:
             tail.release()
 
     def _governor(self) -> Governor:
-        from fondaco.store.governor import Governor, platform_risk
+        from fondaco.store.governor import Governor, PlatformRisk
 
         context = self._context
-        return Governor(context.governor, platform_risk(context.platform_directory, context.governor, context.clock))
+        return Governor(context.governor, PlatformRisk(context.platform_directory, context.governor, context.clock))
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 
