@@ -160,7 +160,7 @@ def test_an_append_that_nobody_acknowledges_fails_in_time() -> None:
     cluster = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "unused", "log_level": 0})  # librdkafka's own, in this process
     brokers = cluster.list_topics(timeout=10).brokers
     log = KafkaLog(",".join(f"{broker.host}:{broker.port}" for broker in brokers.values()), append_s=2)
-    log._partitions["t"] = 1  # the mock makes a topic at the first append
+    log._partitions["t"], log._compacted["t"] = 1, False  # the mock makes a topic at the first append
     assert log.append("t", 0, [Record(None, b"1")]) == range(1)
     del cluster  # and with it the brokers
     begun = time.monotonic()

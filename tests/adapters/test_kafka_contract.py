@@ -63,6 +63,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 class TestKafkaOnTheTestBroker(KafkaContract):
     """noida-db 0.2.3."""
 
+    patience_s = 8.0
     cannot = KAFKA_CANNOT
 
     @pytest.fixture
