@@ -17,7 +17,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fondaco import __version__
-from fondaco.catalog import pushes, stores, versions
 from fondaco.control.runfile import ProcessState, find_run_file
 from fondaco.platform import Platform
 
@@ -76,38 +75,5 @@ def process_metrics(platform: Platform) -> Source:
             if process.started_us is not None:
                 started.add_metric([process.name], process.started_us / 1e6)
         yield from (up, restarts, started)
-
-    return collect
-
-
-def store_metrics(platform: Platform) -> Source:
-    """Stores and their versions, from the catalog."""
-
-    def collect() -> Iterator[Metric]:
-        def gauge(name: str, help_: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"fondaco_store_{name}", help_, labels=["store"])
-
-        records = gauge("records", "Records of the current version.")
-        size = gauge("bytes", "Bytes of its files.")
-        version = gauge("version", "Number of the current version; 0: none.")
-        age = gauge("version_age_seconds", "Time since the moment that the current version describes (its as_of).")
-        retained = gauge("versions_retained", "Versions whose files exist.")
-        target = gauge("freshness_target_seconds", "The store's freshness_ms.")
-        pushed = GaugeMetricFamily("fondaco_pushes", "Pushes by the state they are in now.", labels=["store", "state"])
-        now_us = platform.clock.now_us()
-        with platform.catalog.read() as connection:
-            for store in stores.all_live(connection):
-                listed = versions.retained(connection, store.id)
-                current = next((row for row in listed if row.number == store.current), None)
-                retained.add_metric([store.name], len(listed))
-                version.add_metric([store.name], store.current)
-                target.add_metric([store.name], store.settings.get("freshness_ms", 1000) / 1000)
-                for state, count in sorted(pushes.count_by_state(connection, store.id).items()):
-                    pushed.add_metric([store.name, state], count)
-                if current is not None:
-                    records.add_metric([store.name], current.records)
-                    size.add_metric([store.name], current.bytes)
-                    age.add_metric([store.name], (now_us - current.as_of_us) / 1e6)
-        yield from (records, size, version, age, retained, target, pushed)
 
     return collect

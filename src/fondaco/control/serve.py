@@ -22,7 +22,9 @@ from granian.server.embed import Server
 
 from fondaco.control.access import Access, has_good_token
 from fondaco.control.app import build_app
-from fondaco.control.metrics import Metrics, process_metrics, store_metrics
+from fondaco.control.metrics import Metrics, process_metrics
+from fondaco.control.metrics_dataplane import dataplane_metrics
+from fondaco.control.metrics_stores import freshness_metrics, governor_metrics, log_metrics, store_metrics
 from fondaco.control.uploads import Uploads
 from fondaco.core.errors import FondacoError
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
@@ -46,7 +48,16 @@ def serve(directory: Path, *, host: str | None = None, port: int | None = None, 
         uploads = Uploads(platform.directory, bytes_max=config.push_bytes_max)
         uploads.open()
         addresses = list(data) or [url_of(config.host, config.port, tls=config.certificate is not None)]
-        metrics = Metrics({"processes": process_metrics(platform), "stores": store_metrics(platform)})
+        metrics = Metrics(
+            {
+                "processes": process_metrics(platform),
+                "stores": store_metrics(platform),
+                "freshness": freshness_metrics(platform),
+                "log": log_metrics(platform),
+                "governor": governor_metrics(platform),
+                "data plane": dataplane_metrics(platform),
+            }
+        )
         app = build_app(platform, access, uploads, metrics, data=addresses)
         certificate, key = check_tls(config) or (None, None)
         server = Server(

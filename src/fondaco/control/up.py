@@ -5,7 +5,6 @@ Whatever a user can get wrong is found here, in one message, and not in the log 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fondaco.core.errors import InputError
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
 
+READY_FILE = "tailer.ready"
 _SELF = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where a server that listens on every interface is asked by us
 
 
@@ -57,17 +57,17 @@ def up(
             )
         tls = check_tls(config) is not None
         data, control = (url_of(host, number, tls=tls) for number in ports)
-        supervisor.run(_stages(directory, host, ports[0], ports[1], data, tls=tls), data=data, control=control)
+        ready_file = run_directory(directory) / READY_FILE
+        ready_file.unlink(missing_ok=True)  # of a supervisor that was killed
+        supervisor.run(_stages(directory, host, ports[0], ports[1], data, ready_file, tls=tls), data=data, control=control)
+        ready_file.unlink(missing_ok=True)
 
 
-def _stages(directory: Path, host: str, port: int, control_port: int, data: str, *, tls: bool) -> list[list[ProcessSpec]]:
+def _stages(directory: Path, host: str, port: int, control_port: int, data: str, ready_file: Path, *, tls: bool) -> list[list[ProcessSpec]]:
     def server(name: str, module: str, number: int, *more: str) -> ProcessSpec:
         probe: Probe = HttpProbe(_SELF.get(host, host), number, tls)
         return ProcessSpec(name, module, (str(directory), "--host", host, "--port", str(number), *more), probe)
 
-    ready_file = run_directory(directory) / "tailer.ready"
-    with contextlib.suppress(FileNotFoundError):
-        ready_file.unlink()
     return [
         [
             server("data", "fondaco.dataplane.serve", port),
