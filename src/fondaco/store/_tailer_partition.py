@@ -378,7 +378,7 @@ class PartitionTailer:
         out_of_reach = high - index.origin + STEP_BYTES > UNITS_BYTES
         if (self._wants_room or out_of_reach or entries >= LOAD * index.slot_count) and now >= self._retry_at:
             try:
-                self._next_generation()
+                self.next_generation()
                 self._room_again()
             except DiskFullError as exc:
                 self._no_room(exc)
@@ -397,7 +397,8 @@ class PartitionTailer:
             _LOGGER.error("%s: %s Until then what is there can be read, and what does not fit waits in the log.", self.name, exc)
         self._retry_at = time.monotonic() + RETRY_S
 
-    def _next_generation(self) -> None:
+    def next_generation(self) -> None:
+        """Make the next generation of what is there: room for as many keys again, without garbage."""
         old = self._index
         assert old is not None
         begun = time.monotonic()
@@ -418,7 +419,7 @@ class PartitionTailer:
             self._show(new)
         else:
             self._remove(old)
-        _LOGGER.info("%s: generation %d of the index, %d keys, %d slots, %d bytes of merged states, in %.3f s",
+        _LOGGER.debug("%s: generation %d of the index, %d keys, %d slots, %d bytes of merged states, in %.3f s",
                      self.name, new.generation, entries, new.slot_count, side_bytes, time.monotonic() - begun)  # fmt: skip
 
     def _fill(self, new: IndexFiles) -> tuple[int, int]:

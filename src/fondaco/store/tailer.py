@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -140,7 +141,8 @@ class Tailer:
     def run(self, stop: threading.Event) -> None:
         """Tail until `stop` is set (or `stop` was called)."""
         while not stop.is_set() and self._stop[0] == 0:
-            run_all((self,))
+            if self.run_once():
+                self.moved()
             wait_all((self,))
 
     def stop(self) -> None:
@@ -164,6 +166,15 @@ class Tailer:
     def moved(self) -> None:
         """Note that the log moved: it is looked at more often from now on."""
         self._moved_at = time.monotonic()
+
+    def applied(self, partition: int) -> int:
+        """Every record of the partition with a lower offset can be read."""
+        return self._cells.view[self._cells.partition(partition) + cells_of.APPLIED_OFFSET]
+
+    def set_horizon(self, timestamp_ms: int) -> None:
+        """Say that nobody can see writes from before `timestamp_ms`: the next generation of the index leaves them out."""
+        for partition in range(len(self.partitions)):
+            self._cells.view[self._cells.partition(partition) + cells_of.HORIZON_MS] = timestamp_ms
 
     # -- the topic --------------------------------------------------------------------------------------------------------------------
 
@@ -257,17 +268,6 @@ def _identity(topic: Path) -> int:
 # -- several at once ------------------------------------------------------------------------------------------------------------------
 
 
-def run_all(tailers: Iterable[Tailer]) -> int:
-    """Apply what the logs of these tailers hold now; one that fails does not keep the others from it. Returns the records applied."""
-    total = 0
-    for tailer in tailers:
-        applied = tailer.run_once()
-        if applied:
-            tailer.moved()
-        total += applied
-    return total
-
-
 def wait_all(tailers: Iterable[Tailer], *, limit_us: int = SLICE_US) -> bool:
     """Sleep, without the GIL, until one of the logs has more, one tailer is to stop, or `limit_us` have passed. Whether one has more."""
     tailers = list(tailers)
@@ -347,3 +347,21 @@ class TailerThread:
                     told = str(exc)
                     _LOGGER.exception("tailing %s failed; trying again every %.0f s", self._topic, _RETRY_SECONDS)
             self._stop.wait(pause)
+
+
+def warm() -> None:
+    """Load the kernels that tailing needs (compile them, the first time on a machine): the first write is then as quick as the others."""
+    from fondaco.log import EmbeddedLog, Record, TopicConfig
+    from fondaco.store.overlay import Overlay
+    from fondaco.store.writes import EditKind, Op, encode_envelope, pack_edit, pack_patch
+
+    patch = encode_envelope(Op.PATCH, 1, 1, 1, pack_patch([pack_edit(EditKind.SET, b"a", b"", b"")]))
+    with tempfile.TemporaryDirectory() as scratch, EmbeddedLog(Path(scratch) / "log") as log:
+        log.create_topic("t", TopicConfig(1))
+        with Tailer.open(Path(scratch) / "overlay", log.directory, "t", log) as tailer:
+            log.append("t", 0, [Record(b"k", encode_envelope(Op.PUT, 1, 1, 0), 1), Record(b"k", patch, 1)])
+            tailer.run_once()
+            tailer.partitions[0].next_generation()
+            wait_all((tailer,), limit_us=0)
+            with Overlay.open(Path(scratch) / "overlay", log.directory, "t") as overlay:
+                overlay.wait({0: 0}, 0.0)
