@@ -519,7 +519,7 @@ class DataPlane:
         caller = self._caller(reply)
         asked.query_of(query, ())
         listed = [
-            {"name": store.name, "version": store.at_hand.number if store.at_hand else None}
+            {"name": store.name, "version": None if store.is_blank else store.version_and_partitions[0]}
             for store in sorted(self.stores, key=lambda store: store.name)
             if caller.may("read", store.name)
         ]
@@ -530,8 +530,7 @@ class DataPlane:
         store = self._admit(reply, "read", reply.request)
         asked.query_of(query, ())
         options = asked.options_of(reply.request)
-        known = store.current
-        if options.version is None and known is None and not store.has_version:
+        if options.version is None and store.is_blank:
             return self._described(store, None, options)
         return self._read(reply, options, lambda opened: self._described(store, opened, options))
 

@@ -96,14 +96,14 @@ class ServedStore:
         return self._opened if self._cell[0] == self._seen else None
 
     @property
-    def at_hand(self) -> Opened | None:
-        """Whatever is open, current or not."""
-        return self._opened
-
-    @property
-    def has_version(self) -> bool:
-        """Whether there is anything to read: a version, or real-time writes alone."""
-        return bool(self._cell[0] > 0 or (self._opened is not None and self._opened.number > 0) or self._base.position)
+    def is_blank(self) -> bool:
+        """Whether there is nothing to read: neither a version nor real-time writes."""
+        if self._cell[0] > 0 or (self._opened is not None and self._opened.number > 0):
+            return False
+        try:
+            return self._base.version < 0
+        except FondacoError:
+            return True
 
     @property
     def version_and_partitions(self) -> tuple[int, int]:
@@ -162,13 +162,12 @@ class ServedStore:
         Raises:
             VersionNotFoundError: there is no such version (any more).
         """
-        if self._opened is not None and self._opened.number == number:
-            return self._opened
-        if number == _NO_VERSION:  # it lasts until the first version is there
+        if number == _NO_VERSION and (self._opened is None or self._opened.number):  # it lasts until the first version is there
             raise VersionNotFoundError(self.name, number, self.layout.version_numbers())
-        kept = self._pinned.get(number)
-        if kept is not None and self.layout.version(number).exists():
-            self._pinned.move_to_end(number)
+        kept = self.pinned(number)
+        if kept is not None:
+            if number in self._pinned:
+                self._pinned.move_to_end(number)
             return kept
         loop = asyncio.get_running_loop()
         opened = await loop.run_in_executor(workers, open_version, self.layout, self.name, self._base, number)
@@ -179,7 +178,8 @@ class ServedStore:
         """One version, if it is open already."""
         if self._opened is not None and self._opened.number == number:
             return self._opened
-        return self._pinned.get(number)
+        kept = self._pinned.get(number)
+        return kept if kept is not None and self.layout.version(number).exists() else None
 
     def _keep(self, opened: Opened) -> None:
         self._pinned[opened.number] = opened

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.clock import Clock
-from fondaco.core.errors import DataError, DecodeError, FondacoError, InputError, LimitError, UnavailableError
+from fondaco.core.errors import DecodeError, FondacoError, InputError, LimitError, UnavailableError
 from fondaco.dataplane.asked import WriteBody
 from fondaco.dataplane.json_rows import from_json
 from fondaco.dataplane.keys import checked, json_key
@@ -114,15 +114,15 @@ def encode_writes(writes: Sequence[WriteBody], encoder: WriteEncoder) -> WriteBa
     """Writes of a JSON body, encoded in the newest value schema.
 
     Raises:
-        InputError: an operation that there is none of, or with what it does not take. KeyTypeError, RowError, FieldNotFoundError: as the
-        writer's; the message begins with the place.
+        InputError: an operation that there is none of, or with what it does not take, a key or value that does not fit; names the place.
     """
     encoded = []
     for i, write in enumerate(writes):
         try:
             encoded.append(_encode(write, encoder, f"$.writes[{i}]"))
-        except DataError as exc:
-            raise InputError(f"$.writes[{i}]: {exc}") from exc
+        except InputError as exc:
+            place = f"$.writes[{i}]"
+            raise InputError(str(exc) if place in str(exc) else f"{place}: {exc}") from exc
     return batch_of(*map(list, zip(*encoded, strict=True))) if encoded else batch_of([], [], [])
 
 
