@@ -97,6 +97,7 @@ class NodeAgent:
         self._settings, self._clock = settings or AgentSettings(), clock or SystemClock()
         self._pool = ThreadPoolExecutor(self._settings.fetchers, thread_name_prefix="fondaco-fetch")
         self._fetches: dict[ReplicaKey, _Fetch] = {}
+        self._manifests = threading.Lock()
         self._arrived: dict[ReplicaKey, float] = {}
         self._routing: RoutingTable | None = None
         self._stopped = threading.Event()
@@ -104,11 +105,16 @@ class NodeAgent:
 
     # -- running ----------------------------------------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event) -> None:
-        """Keep the lease and reconcile until `stop` is set."""
+    def run(self, stop: threading.Event, tick: Callable[[], None] = lambda: None) -> None:
+        """Keep the lease and reconcile until `stop` is set.
+
+        Args:
+            tick: called before each pass.
+        """
         self._lease.start()
         while not stop.is_set():
             try:
+                tick()
                 self.reconcile()
             except UnavailableError as exc:
                 _LOGGER.warning("node %r goes on with what it knows: %s", self._identity.name, exc)
@@ -318,7 +324,8 @@ class NodeAgent:
             fetch.bytes = size
 
         directory, building = self._directory.begin(store, key.version)
-        manifest = fetch_manifest(sources, store, key.version, directory, building)
+        with self._manifests:  # the partitions of a version come at the same time, and its manifest once
+            manifest = fetch_manifest(sources, store, key.version, directory, building)
         entry = manifest.files[key.partition]
         fetch_file(sources, store, key.version, entry, directory, building, progress=progress, stop=fetch.stop.is_set)
         self._directory.hold(store, key.version, key.partition)
@@ -363,7 +370,8 @@ class NodeAgent:
             return True
         directory, building = self._directory.begin(store, version)
         try:
-            fetch_manifest([self._blob], store, version, directory, building)
+            with self._manifests:
+                fetch_manifest([self._blob], store, version, directory, building)
         except FondacoError as exc:
             _LOGGER.info("node %r: %s", self._identity.name, exc)
             return False
