@@ -22,7 +22,6 @@ from fondaco.core.errors import (
     FieldNotFoundError,
     FondacoError,
     InputError,
-    NoCurrentVersionError,
     ProtocolError,
     StateError,
     StoreNotFoundError,
@@ -107,9 +106,15 @@ class ReaderOperations:
         deadline = deadline_of(self._timeout_s)
         yield from self._info_operation(deadline)
         if self._pinned is not None:
-            nothing = PackedKeys(np.zeros(1, np.uint8), np.zeros(1, np.int64))
-            target = wire.store_path(self._store, wire.ROWS)
-            yield from self._batch("a version", nothing, deadline, target, wire.ROWS_BODY, (), lambda answer, count: None)
+            yield from self._nothing("version", deadline)
+
+    def _nothing(self, what: str, deadline: float) -> Operation[tuple[list[Piece], list[int]]]:
+        """A batch of no keys: what it raises and which version answers is as for any other read."""
+        nothing, target = PackedKeys(np.zeros(1, np.uint8), np.zeros(1, np.int64)), wire.store_path(self._store, wire.ROWS)
+        return self._batch(
+            what, nothing, deadline, target, wire.ROWS_BODY, (),
+            lambda answer, count: whole_number(answer, wire.VERSION, self._peers[0].url),
+        )  # fmt: skip
 
     def info_operation(self) -> Operation[StoreInfo]:
         """What the store is."""
@@ -166,11 +171,8 @@ class ReaderOperations:
         yield from self._info_operation(deadline)
         if (wanted := self._wanted()) is not None:
             return wanted
-        answer = yield from self._describe_operation(deadline)
-        number = answer.number(wire.VERSION, self._peers[0].url)
-        if number is None:
-            raise NoCurrentVersionError(self._store)
-        return number
+        _, versions = yield from self._nothing("version", deadline)
+        return versions[0]
 
     def position_operation(self) -> Operation[Positions]:
         """How far real-time writes are readable at the server that was asked, per partition of the store's topic."""
