@@ -1,7 +1,7 @@
 """Fondaco: an AI/ML data platform in one package.
 
-`fondaco.open(path)` opens a platform directory; everything else hangs on it. Names are loaded when they are first used, so that importing
-the package takes milliseconds and brings in neither numba nor DuckDB nor SQLAlchemy.
+`fondaco.open(path)` opens a platform directory, `fondaco.connect(url)` one that is served elsewhere; everything else hangs on it. Names
+are loaded when they are first used, so that importing the package takes milliseconds and brings in neither numba nor DuckDB nor SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from fondaco import features, schema
     from fondaco.core import errors
     from fondaco.platform import Platform
+    from fondaco.remote import RemotePlatform
     from fondaco.store import PushReport, Store
 
 __version__ = "0.1.0"
 
-__all__ = ["Platform", "PushReport", "Store", "__version__", "errors", "features", "open", "schema"]
+__all__ = ["Platform", "PushReport", "Store", "__version__", "connect", "errors", "features", "open", "schema"]
 
 _HOMES = {
     "Platform": ("fondaco.platform", "Platform"),
@@ -38,6 +39,20 @@ def open(path: str | os.PathLike[str], *, create: bool = True) -> Platform:
     from fondaco.platform import Platform
 
     return Platform.open(path, create=create)
+
+
+def connect(url: str, token: str | None = None) -> RemotePlatform:
+    """The platform behind a running `fondaco up` or node: the same names as `open` gives, over HTTP.
+
+    Args:
+        url: of the control API, as "http://127.0.0.1:7070"; or of a data-plane node, for reads and writes only.
+        token: what an operator made with `fondaco token create`.
+    Raises:
+        UnavailableError: nobody answers there. ProtocolError: somebody else does. AuthenticationError.
+    """
+    from fondaco.remote import RemotePlatform
+
+    return RemotePlatform(url, token)
 
 
 def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ from fondaco import features as ft
 from fondaco.cli.quickstart.data import LATE_MINUTES, Flights
 
 SET_NAME = "late_departure"
+LIVE_NAME = "late_departure_live"
 
 
 class Plane(ft.Entity):
@@ -41,9 +42,11 @@ class Airport(ft.Entity):
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """The feature set that the model reads, and its features by group (for the question of what each group is worth)."""
+    """The feature set that the model reads, and its features by group (for the question of what each group is worth); and the part of it
+    that a day of events keeps fresh, with stores of its own, because a replay begins before the day that it replays."""
 
     feature_set: ft.FeatureSet
+    live_set: ft.FeatureSet
     groups: dict[str, tuple[str, ...]]
 
 
@@ -99,5 +102,6 @@ def define_features(data: Flights) -> Definitions:
     views = {"weather": Weather, "plane history": PlaneHistory, "carrier": CarrierDelays, "route": RouteDelays, "plane facts": PlaneFacts}
     return Definitions(
         ft.FeatureSet(SET_NAME, list(views.values())),
+        ft.FeatureSet(LIVE_NAME, [PlaneHistory, RouteDelays]),
         {group: tuple(feature.output for feature in ft.FeatureSet(view.__name__, [view])) for group, view in views.items()},
     )

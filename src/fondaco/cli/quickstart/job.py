@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 
 import fondaco
 from fondaco.cli.quickstart.data import Flights, read_flights
-from fondaco.cli.quickstart.definitions import SET_NAME, Airport, Carrier, Definitions, Plane, Route, define_features
+from fondaco.cli.quickstart.definitions import LIVE_NAME, SET_NAME, Airport, Carrier, Definitions, Plane, Route, define_features
+from fondaco.cli.quickstart.live import FLIGHT_KEY, replay
 from fondaco.cli.quickstart.model import SCHEDULE, SEED, LateModel, score_groups, split
 from fondaco.cli.quickstart.report import Prediction, PushFigures, ReadFigures, Report
+from fondaco.cli.quickstart.tiers import compare_tiers, servers
 from fondaco.core.clock import from_us, to_us
 
 if TYPE_CHECKING:
@@ -34,11 +36,12 @@ Say = Callable[[str], None]
 
 LABEL_COLUMNS = ["tailnum", "carrier", "flight", "origin", "dest", "scheduled_at", "dep_delay", *SCHEDULE]
 PREDICTED_AFTER = datetime.fromisoformat("2013-12-30T22:00:00+00:00")  # the worked prediction: the first UA flight from here on
-FLIGHT_KEY = ("carrier", "flight", "scheduled_at")
+DAY_BEGINS = datetime.fromisoformat("2013-12-30T05:00:00+00:00")  # the day of that flight: midnight in New York
 KEYS = {"flights": FLIGHT_KEY, "Plane": ("tailnum",), "Carrier": ("carrier",), "Route": ("origin", "dest"), "Airport": ("origin",)}
 GETS = 20_000
 BATCHES = 200
 BATCH_KEYS = 1000
+TIER_GETS = 5_000
 
 
 def run(directory: Path, say: Say) -> Report:
@@ -63,6 +66,7 @@ def run(directory: Path, say: Say) -> Report:
         model = _train(table, definitions, report, say)
         flight = _flight_to_predict(labels)
         _push_flights(platform, table, model.columns, report, say)
+        _live(platform, data, definitions, table, model, to_us(flight["scheduled_at"]), report, say)
         _publish(platform, definitions, flight["scheduled_at"], report, say)
         _measure_reads(platform, report, data, say)
         say("reading one flight's features and predicting")
@@ -125,6 +129,33 @@ def _note_push(push: PushReport, before: int | None, report: Report, say: Say) -
     report.pushes.append(PushFigures(push.store, push.version, before, push.records, push.bytes, push.compression, push.seconds, rate))
 
 
+def _live(
+    platform: Platform, data: Flights, definitions: Definitions, table: pa.Table, model: LateModel, until_us: int, report: Report, say: Say
+) -> None:
+    """One day in real time, and its stores read through every tier, with the servers of `fondaco up` running."""
+    midnight = to_us(DAY_BEGINS)
+    say(f"publishing what was known on {DAY_BEGINS:%d %B %Y} at midnight in New York: yesterday's features")
+    for name in platform.stores():
+        if name.startswith(f"{LIVE_NAME}."):
+            platform.delete_store(name)  # of an earlier run, and with it the day's events: this day begins once more
+    platform.publish(definitions.live_set, as_of=DAY_BEGINS, progress=False)
+    say("starting the data plane, the control API and the tailer: `fondaco up`")
+    with servers(platform.directory) as running:
+        report.live = replay(platform, data, definitions, table, model, begin_us=midnight, end_us=until_us, say=say)
+        store = f"{LIVE_NAME}.Plane"
+        keys = _known_keys(data, store)
+        say(f"reading {TIER_GETS:,} planes one by one through each tier")
+        drawn = [keys[index] for index in np.random.default_rng(SEED).integers(0, len(keys), TIER_GETS)]
+        report.tiers = compare_tiers(platform, running, store, drawn, definitions.groups["plane history"])
+
+
+def _known_keys(data: Flights, store: str) -> list[Any]:
+    """Every key of a store that the flights name."""
+    fields = KEYS[store.rpartition(".")[2]]
+    known = data.flights.select(list(fields)).drop_null().group_by(list(fields)).aggregate([])
+    return [next(iter(row.values())) if len(fields) == 1 else tuple(row.values()) for row in known.to_pylist()]
+
+
 def _publish(platform: Platform, definitions: Definitions, as_of: datetime, report: Report, say: Say) -> None:
     say(f"publishing the features as of {as_of:%d %B %Y, %H:%M} UTC into stores")
     before = {name: platform.store(name).current for name in platform.stores()}
@@ -135,11 +166,8 @@ def _publish(platform: Platform, definitions: Definitions, as_of: datetime, repo
 def _measure_reads(platform: Platform, report: Report, data: Flights, say: Say) -> None:
     say(f"measuring reads: {GETS:,} single gets and {BATCHES} batches of {BATCH_KEYS:,} keys from each store")
     for push in report.pushes:
-        fields = KEYS[push.store.rpartition(".")[2]]
-        known = data.flights.select(list(fields)).drop_null().group_by(list(fields)).aggregate([])
-        keys = [next(iter(row.values())) if len(fields) == 1 else tuple(row.values()) for row in known.to_pylist()]
         with platform.store(push.store).reader() as reader:
-            report.reads.append(_time_reads(push.store, reader, keys))
+            report.reads.append(_time_reads(push.store, reader, _known_keys(data, push.store)))
 
 
 def _time_reads(store: str, reader: StoreReader, keys: list[Any]) -> ReadFigures:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+from fondaco.cli.quickstart.live import Freshness, LiveFigures
 from fondaco.cli.quickstart.model import GroupScore
+from fondaco.cli.quickstart.tiers import TierFigures
 from fondaco.core.units import format_bytes
 
 
@@ -66,6 +68,8 @@ class Report:
     groups: list[GroupScore] = field(default_factory=list)
     pushes: list[PushFigures] = field(default_factory=list)
     reads: list[ReadFigures] = field(default_factory=list)
+    live: LiveFigures | None = None
+    tiers: list[TierFigures] = field(default_factory=list)
     prediction: Prediction | None = None
     seconds: float = 0.0
 
@@ -79,6 +83,9 @@ def print_report(report: Report) -> None:
     _print_groups(console, report)
     _print_pushes(console, report)
     _print_reads(console, report)
+    if report.live is not None:
+        _print_live(console, report.live)
+        _print_tiers(console, report.tiers)
     if report.prediction is not None:
         _print_prediction(console, report.prediction)
     console.print(f"\n{report.seconds:.0f} s in all; the stores are in {report.directory}", highlight=False)
@@ -130,6 +137,33 @@ def _print_reads(console: Console, report: Report) -> None:
     for read in report.reads:
         single = (f"{read.get_us_p50:.1f}", f"{read.get_us_p99:.1f}")
         table.add_row(read.store, *single, f"{read.batch_us_p50:,.0f}", f"{read.batch_us_p99:,.0f}")
+    console.print(table)
+
+
+def _print_live(console: Console, live: LiveFigures) -> None:
+    table = _table(console, "One day in real time: features of planes and routes, kept fresh by writes", "", "")
+    table.add_row("changes of features written", f"{live.changes:,}")
+    table.add_row("changes a second, as fast as the log takes them, until readable", f"{live.events_per_second:,.0f}")
+    paced = f"write -> readable at {live.speed_up:,} times real time, p50 / p99"
+    table.add_row(paced, _in_ms(live.quiet))
+    table.add_row(f"  the same beside pushes ({live.pushed_records:,} records)", _in_ms(live.beside_push))
+    table.add_row("flights predicted at their departure, and how many left late", f"{live.flights:,}, {live.late:,}")
+    table.add_row("area under the ROC curve with yesterday's features", f"{live.auc_yesterday:.3f}")
+    table.add_row("  with fresh ones", f"{live.auc_fresh:.3f}", style="bold")
+    table.add_row("fresh values equal to the training set's", f"{live.values_equal:,} of {live.values:,}")
+    console.print(table)
+
+
+def _in_ms(freshness: Freshness) -> str:
+    return f"{freshness.p50_ms:.1f} / {freshness.p99_ms:.1f} ms"
+
+
+def _print_tiers(console: Console, tiers: list[TierFigures]) -> None:
+    title = "One plane's row through each tier, one read after the other, microseconds (CPU a read)"
+    table = _table(console, title, "tier", "p50", "p99", "CPU here", "CPU of the server")
+    for tier in tiers:
+        cpu = (f"{tier.client_cpu_us:.0f}", "" if tier.tier == "embedded" else f"{tier.server_cpu_us:.0f}")
+        table.add_row(tier.tier, f"{tier.get_us_p50:.1f}", f"{tier.get_us_p99:.1f}", *cpu)
     console.print(table)
 
 
