@@ -125,22 +125,24 @@ def open_files(directory: Path, generation: int, partition: int, *, writable: bo
     Raises:
         FileNotFoundError: there are none (any more).
     """
-    index = GrowingMap(directory / index_name(generation, partition), writable=writable)
-    header = bytes(index.memory[: 8 * CHECKED_WORDS])
-    side_path = directory / side_name(generation, partition)
-    side = GrowingMap(side_path, reserve_bytes=max(SIDE_RESERVE_BYTES, 2 * os.stat(side_path).st_size))
-    magic, form, found_generation, found_partition, slot_count, origin, boot, device, inode, side_inode = _WORDS.unpack(header)
+    index_path, side_path = directory / index_name(generation, partition), directory / side_name(generation, partition)
+    with open(index_path, "rb", buffering=0) as file:
+        header = file.read(8 * (CHECKED_WORDS + 1))  # not through the map: pages that a short file lacks cannot be touched
+        own, side = os.fstat(file.fileno()), os.stat(side_path)
+    if len(header) < 8 * (CHECKED_WORDS + 1) or int.from_bytes(header[-8:], "little") != _checksum(header[:-8]):
+        return None
+    magic, form, found_generation, found_partition, slot_count, origin, boot, *inodes = _WORDS.unpack(header[:-8])
     trusted = (
         (magic, form, found_generation, found_partition) == (INDEX_MAGIC, FORMAT, generation, partition)
-        and int.from_bytes(index.memory[8 * CHECKED_WORDS : 8 * CHECKED_WORDS + 8], "little") == _checksum(header)
         and boot == boot_id()
-        and (device, inode) == index.identity
-        and side_inode == side.identity[1]
-        and os.stat(directory / index_name(generation, partition)).st_size == HEADER_BYTES + 8 * slot_count
+        and inodes == [own.st_dev, own.st_ino, side.st_ino]
+        and own.st_size == HEADER_BYTES + 8 * slot_count
     )
     if not trusted:
         return None
-    return IndexFiles(generation, partition, slot_count, origin, index, side)
+    index = GrowingMap(index_path, writable=writable)
+    reserve_bytes = max(SIDE_RESERVE_BYTES, 2 * side.st_size)
+    return IndexFiles(generation, partition, slot_count, origin, index, GrowingMap(side_path, reserve_bytes=reserve_bytes))
 
 
 def grown_side(files: IndexFiles, directory: Path) -> IndexFiles:

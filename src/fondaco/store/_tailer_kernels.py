@@ -51,18 +51,17 @@ SEGMENT_BYTES = 64
 POSITION = 0  # of the next byte to look at
 BATCH_END = 1  # position after the batch it lies in; 0: between batches
 APPENDED_MS = 2  # of that batch
-LAST_OFFSET = 3  # of that batch
-BATCH_BEGIN = 4  # where that batch begins, or POSITION between batches
-APPLIED = 5  # the next offset
-ENTRIES = 6
-RECORDS = 7
-SKIPPED = 8
-DAMAGED = 9
-DAMAGED_AT = 10  # position of the last damage
-HEARTBEAT_MS = 11
-DEFERRED = 12  # rows of `deferred` in use
-MOMENTS = 13  # rows of `moments` in use
-CURSOR_WORDS = 14
+BATCH_BEGIN = 3  # where that batch begins, or POSITION between batches
+APPLIED = 4  # the next offset
+ENTRIES = 5
+RECORDS = 6
+SKIPPED = 7
+DAMAGED = 8
+DAMAGED_AT = 9  # position of the last damage
+HEARTBEAT_MS = 10
+DEFERRED = 11  # rows of `deferred` in use
+MOMENTS = 12  # rows of `moments` in use
+CURSOR_WORDS = 13
 
 # -- why `apply` returned ---------------------------------------------------------------------------------------------------------------
 DONE = 0
@@ -166,23 +165,41 @@ def _framed(record: int, end: int) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def _whole_batch(batch: int, end: int) -> int:
-    """Bytes of the batch at `batch`, if its header can be believed; 0 otherwise."""
+def _batch_bytes(batch: int, end: int) -> int:
+    """Bytes that the header of a batch at `batch` states; 0 if it is no header, or they are too many."""
     if batch + BATCH_BYTES > end or load_u32(batch) != BATCH_MAGIC:
         return 0
     length = load_u32(batch + 4)
-    if length < BATCH_BYTES or length & 7 != 0 or batch + length > end or load_i64(batch + 24) < load_i64(batch + 16):
-        return 0
-    return length
+    return length if length >= BATCH_BYTES and length & 7 == 0 and batch + length <= end else 0
+
+
+@njit(nogil=True, cache=True)
+def _sound_batch(batch: int, end: int) -> bool:
+    """Whether a whole batch lies at `batch`, as it was written."""
+    length = _batch_bytes(batch, end)
+    return length != 0 and xxh64(batch + 16, length - 16) == load64(batch + 8)
+
+
+@njit(nogil=True, cache=True)
+def _walks(batch: int, length: int) -> bool:
+    """Whether the sizes of the records of a batch lead from its header to its end: damage to a size is found before it misleads."""
+    end = batch + length
+    record = batch + BATCH_BYTES
+    count = load_u32(batch + 48)
+    while record < end:
+        if not _framed(record, end):
+            return False
+        record += load_u32(record)
+        count -= 1
+    return count == 0
 
 
 @njit(nogil=True, cache=True)
 def _next_batch(batch: int, end: int) -> int:
-    """Address of the next batch after a damaged header whose own checksum is right; `end` if there is none."""
+    """Address of the next sound batch after a damaged one; `end` if there is none."""
     batch += 8
     while batch + BATCH_BYTES <= end:
-        length = _whole_batch(batch, end)
-        if length != 0 and xxh64(batch + 16, length - 16) == load64(batch + 8):
+        if _sound_batch(batch, end):
             return batch
         batch += 8
     return end
@@ -256,35 +273,33 @@ def apply(
             if cursor[MOMENTS] == moments.shape[0] or cursor[POSITION] >= pause_at:
                 return PAUSE
             batch = cursor[POSITION] + shift
-            length = _whole_batch(batch, segment_end + shift)
-            if length == 0 or load_u32(batch + 52) != 0:
-                if length == 0:
-                    cursor[DAMAGED] += 1
-                    cursor[DAMAGED_AT] = cursor[POSITION]
-                    length = _next_batch(batch, segment_end + shift) - batch
-                else:
-                    cursor[SKIPPED] += load_u32(batch + 48)  # flags of a later format
-                    cursor[APPLIED] = max(cursor[APPLIED], load_i64(batch + 24) + 1)
+            length = _batch_bytes(batch, segment_end + shift)
+            if length != 0 and load_u32(batch + 52) != 0 and _sound_batch(batch, segment_end + shift):
+                cursor[SKIPPED] += load_u32(batch + 48)  # flags of a later format
                 cursor[POSITION] += length
                 cursor[BATCH_BEGIN] = cursor[POSITION]
                 continue
-            cursor[BATCH_END] = cursor[POSITION] + length
-            cursor[LAST_OFFSET] = load_i64(batch + 24)
-            cursor[APPENDED_MS] = load_i64(batch + 32)
-            row = cursor[MOMENTS]
-            if row > 0 and moments[row - 1, 0] == cursor[APPENDED_MS]:
-                moments[row - 1, 1] += load_u32(batch + 48)
+            if length == 0 or load_u32(batch + 52) != 0 or not _walks(batch, length):
+                # The header or the size of a record is damaged. Records are looked for up to the next batch that is whole.
+                cursor[BATCH_END] = _next_batch(batch, segment_end + shift) - shift
+                cursor[DAMAGED] += 1
+                cursor[DAMAGED_AT] = cursor[POSITION]
+                cursor[POSITION] = min(cursor[POSITION] + BATCH_BYTES, cursor[BATCH_END])
             else:
-                moments[row, 0] = cursor[APPENDED_MS]
-                moments[row, 1] = load_u32(batch + 48)
-                cursor[MOMENTS] = row + 1
-            cursor[POSITION] += BATCH_BYTES
+                cursor[BATCH_END] = cursor[POSITION] + length
+                cursor[APPENDED_MS] = load_i64(batch + 32)
+                row = cursor[MOMENTS]
+                if row > 0 and moments[row - 1, 0] == cursor[APPENDED_MS]:
+                    moments[row - 1, 1] += load_u32(batch + 48)
+                else:
+                    moments[row, 0] = cursor[APPENDED_MS]
+                    moments[row, 1] = load_u32(batch + 48)
+                    cursor[MOMENTS] = row + 1
+                cursor[POSITION] += BATCH_BYTES
         batch_end = cursor[BATCH_END] + shift
         while cursor[POSITION] < cursor[BATCH_END]:
             record = cursor[POSITION] + shift
             if not _framed(record, batch_end):
-                cursor[DAMAGED] += 1
-                cursor[DAMAGED_AT] = cursor[POSITION]
                 cursor[POSITION] = _next_record(record, batch_end) - shift
                 continue
             whole = sound(record, batch_end)
@@ -300,6 +315,8 @@ def apply(
                 hash_ = xxh64(key, key_bytes)
                 found, i, slot, old = seek(entry, epoch_cell, epoch, key, key_bytes, hash_)
                 if found == EMPTY and cursor[ENTRIES] >= entries_max:
+                    if cursor[DEFERRED] == 0:
+                        _publish(cells, cursor)
                     return INDEX_FULL
                 store = not whole or found != FOUND
                 defer = False
@@ -347,7 +364,6 @@ def apply(
             cursor[POSITION] += load_u32(record)
         cursor[BATCH_END] = 0
         cursor[BATCH_BEGIN] = cursor[POSITION]
-        cursor[APPLIED] = max(cursor[APPLIED], cursor[LAST_OFFSET] + 1)
         if cursor[DEFERRED] == 0:
             _publish(cells, cursor)
     if cursor[DEFERRED] == 0:

@@ -282,7 +282,7 @@ class PartitionTailer:
             for appended_ms, records in self._moments[: cursor[kernels.MOMENTS]].tolist():
                 if appended_ms >= fresh_since_ms:
                     view[cells_of.HISTOGRAM + bucket_of(now_ms - appended_ms)] += records
-        if cursor[kernels.DAMAGED]:
+        if cursor[kernels.DAMAGED_AT]:
             self._tell("damaged", "a record near log position %d is damaged; its key cannot be read until it is written again",
                        int(cursor[kernels.DAMAGED_AT]))  # fmt: skip
         if cursor[kernels.SKIPPED]:
@@ -314,7 +314,7 @@ class PartitionTailer:
         cursor = self._cursor
         if cursor[kernels.POSITION] < first:
             low = self._log[log_state.LOW_OFFSET]
-            if self._index is not None:
+            if index is not None:
                 self._lost += max(0, low - int(cursor[kernels.APPLIED]))
                 self._tell("lost", "the log was trimmed to offset %d before everything was applied", low)
             cursor[kernels.POSITION] = cursor[kernels.BATCH_BEGIN] = first
