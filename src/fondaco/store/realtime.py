@@ -23,7 +23,7 @@ from fondaco.store.writer import Durability, LogTarget, StoreWriter, check_durab
 
 if TYPE_CHECKING:
     from fondaco.store.keys import KeyCodec
-    from fondaco.store.tails import Tail
+    from fondaco.store.tails import Tail, TailSource
 
 
 def ensure_topic(context: StoreContext) -> None:
@@ -89,25 +89,20 @@ def newest_schema(context: StoreContext) -> tuple[int, str]:
 
 
 def open_writer(
-    context: StoreContext, key: KeyCodec, writer_id: str, *, durability: Durability | None, tail: Tail | None, **options: Any
+    context: StoreContext, key: KeyCodec, writer_id: str, *, durability: Durability | None, tail: TailSource | None, **options: Any
 ) -> TailedWriter:
     """A writer to the store's topic.
 
     Args:
-        durability: None: the platform's `[log] durability`. tail: released when the writer is closed, and if it cannot be opened.
+        durability: None: the platform's `[log] durability`. tail: how to follow the log while the writer is open; None: others do.
     Raises:
         as `ensure_topic`; InputError: an option that cannot be.
     """
-    try:
-        number, schema = newest_schema(context)
-        encoder = WriteEncoder(context.name, key, schema, number, writer_id, clock=context.clock)
-        target = log_target(context)
-        chosen = check_durability(context.log_config.durability if durability is None else durability)
-    except BaseException:
-        if tail is not None:
-            tail.release()
-        raise
-    return TailedWriter(target, encoder, tail, durability=chosen, **options)
+    number, schema = newest_schema(context)
+    encoder = WriteEncoder(context.name, key, schema, number, writer_id, clock=context.clock)
+    chosen = check_durability(context.log_config.durability if durability is None else durability)
+    target = log_target(context)
+    return TailedWriter(target, encoder, None if tail is None else tail.acquire(), durability=chosen, **options)
 
 
 # -- incremental pushes -----------------------------------------------------------------------------------------------------------------

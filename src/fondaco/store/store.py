@@ -444,7 +444,7 @@ class Store:
         if self._context.catalog.read_only:
             raise ReadOnlyError(str(self._context.platform_directory))
         return open_writer(
-            self._context, self.key, writer_id, durability=durability, tail=self._tail_source().acquire() if tail else None,
+            self._context, self.key, writer_id, durability=durability, tail=self._tail_source() if tail else None,
             linger_ms=linger_ms, buffer_bytes=buffer_bytes, timeout_s=timeout_s,
         )  # fmt: skip
 

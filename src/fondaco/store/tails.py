@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from fondaco.core.clock import Clock
-from fondaco.core.errors import FondacoError
+from fondaco.core.errors import FondacoError, StoreNotFoundError
 from fondaco.store.layout import StoreLayout
 from fondaco.store.log_handle import LogHandle, topic_of
 from fondaco.store.tailer import TailedLog, TailerThread
@@ -55,9 +55,12 @@ class TailSource:
         """Have the topic followed until the tail is released.
 
         Raises:
-            FileNotFoundError: the store's directory is gone.
+            StoreNotFoundError: it was deleted.
         """
-        status = os.stat(self.directory)
+        try:
+            status = os.stat(self.directory)
+        except FileNotFoundError:
+            raise StoreNotFoundError(self.store, where=str(self.directory.parent)) from None
         key = (str(self.directory), status.st_dev, status.st_ino)
         with _LOCK:
             shared = _SHARED.get(key)
