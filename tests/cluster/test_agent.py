@@ -307,7 +307,8 @@ def test_old_versions_leave_the_nodes_and_a_rollback_is_there_at_once(cluster: C
     cluster.start("n1")
     for factor in (1, 2, 3):
         cluster.push(factor)
-    cluster.until(lambda: cluster.routed() == 3 and len(cluster.files_of("n1", 2)) == PARTITIONS)
+    both = {(number, partition): ReplicaState.READY for number in (2, 3) for partition in range(PARTITIONS)}
+    cluster.until(lambda: cluster.routed() == 3 and both.items() <= cluster.states("n1").items())
     cluster.store.rollback()
     cluster.pass_once()
     assert cluster.routed() == 2

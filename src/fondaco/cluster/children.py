@@ -108,7 +108,7 @@ class Child:
             self._process.wait()
 
     def _start(self, now: float) -> None:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=2)  # our stdout says where the node is
         self._started_at, self._answered_at = now, None
         self.starts += 1
 
