@@ -314,3 +314,23 @@ def test_stores_of_no_cluster_are_routed_to_the_data_plane_beside(pushed: Contro
     assert pushed.http.put("/v1/placements/members", json={"cluster": "elsewhere"}).status_code == 200
     assert "members" not in decode_routing(pushed.http.get("/v1/routing").content, "the control API").stores
     assert pushed.http.delete("/v1/placements/members").status_code == 200
+
+
+def test_an_incremental_push_is_read_at_once_and_folded_into_the_next_version(server: ControlServer) -> None:
+    server.create_store("live", partitions=2)
+    assert server.push("live", rows(10)).json()["version"] == 1
+    changed = pa.table({"key": [3, 50], "clicks": [1, 2], "name": ["x", "y"]})
+    report = server.push("live", changed, kind="incremental", push_id="i1", durability="disk")
+    assert report.status_code == 200, report.text
+    assert server.push("live", changed, kind="incremental", push_id="i1").status_code == 200
+    with fd.open(server.directory, create=False) as platform, platform.store("live").reader() as reader:
+        row = reader.get(50, min_position=report.json().get("positions"))
+        assert row is not None
+        assert dict(row) == {"clicks": 2, "name": "y"}
+        folded = server.http.post("/v1/stores/live/repush", json={"fold": True}).json()
+        assert (folded["version"], folded["records"]) == (2, 11)
+        row = reader.get(3)
+        assert row is not None
+        assert dict(row) == {"clicks": 1, "name": "x"}
+    kinds = [(push["push_id"], push["kind"]) for push in server.http.get("/v1/stores/live/pushes").json()["pushes"]]
+    assert ("i1", "incremental") in kinds
