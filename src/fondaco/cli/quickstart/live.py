@@ -134,14 +134,12 @@ def _score(
     times = flights["scheduled_at"].cast(pa.int64()).to_pylist()
     done = 0
     for number, at in enumerate(times):
-        last: dict[str, Any] = {}
         while done < len(todo) and todo[done].at_us <= at:
-            change = todo[done]
-            last[change.entity] = _write(writers, change)
+            _write(writers, todo[done])
             done += 1
         for entity in fresh_columns:
-            key = keys[entity][number]
-            fill(fresh, number, entity, None if key is None else readers[entity].get(key, min_position=last.get(entity)))
+            key, written = keys[entity][number], writers[entity].flush()
+            fill(fresh, number, entity, None if key is None else readers[entity].get(key, min_position=written))
     for change in todo[done:]:
         _write(writers, change)
     late = flights["dep_delay"].to_numpy() > LATE_MINUTES
