@@ -181,3 +181,57 @@ assert columns["a"].tolist() == [1, None], columns["a"]
 assert "numba" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+NUMBERS = pa.schema(
+    [
+        pa.field("flag", pa.bool_()),
+        pa.field("small", pa.uint8(), False),
+        pa.field("big", pa.int64()),
+        pa.field("half", pa.float16()),
+        pa.field("day", pa.date32()),
+        pa.field("clock", pa.time32("ms"), False),
+        pa.field("at", pa.timestamp("s")),
+        pa.field("exact", pa.timestamp("ns", "UTC"), False),
+        pa.field("took", pa.duration("us"), False),
+        pa.field("emb", pa.list_(pa.field("item", pa.float32(), False), 3)),
+    ]
+)
+
+
+def test_columns_of_numbers_come_back_from_their_arrays_alone() -> None:
+    codec = Codec(NUMBERS)
+    assert Columns.travels_raw(codec, None)
+    table = pa.table(
+        {
+            name: _numbers([None if n == 2 and NUMBERS.field(name).nullable else _number(name, n) for n in range(5)], NUMBERS.field(name))
+            for name in NUMBERS.names
+        },
+        schema=NUMBERS,
+    )
+    data, offsets = codec.encode_columns(table)
+    rows: list[bytes | None] = [data[start:end].tobytes() for start, end in itertools.pairwise(offsets.tolist())]
+    rows[3] = None
+    expected = decoded(codec, rows)
+    columns = [(np.ma.getdata(expected[name]), expected.valid(name)) for name in expected]
+    assert_equal(Columns.from_numbers(columns, codec, None, expected.found), expected)
+
+
+def _numbers(values: list[Any], field: pa.Field) -> pa.Array:
+    if field.name in ("day", "clock"):
+        return pa.array(values, pa.int32()).cast(field.type)
+    return pa.array(values).cast(field.type)
+
+
+def _number(name: str, n: int) -> Any:
+    kinds = {"flag": bool(n % 2), "emb": [1.0, 2.0, float(n)], "half": float(n)}
+    return kinds.get(name, n)
+
+
+def test_what_is_more_than_numbers_does_not_travel_raw() -> None:
+    fields = [{"name": "q", "type": vector(2, "int8")}, {"name": "t", "type": "string"}, {"name": "n", "type": "int"}]
+    codec = Codec({"type": "record", "name": "R", "fields": fields})
+    assert [Columns.travels_raw(codec, [name]) for name in ("q", "t", "n")] == [False, False, True]
+    assert not any(Columns.travels_raw(Codec(EVERYTHING), [name]) for name in ("text", "word", "amount", "pair", "many", "tags", "place"))
+    with pytest.raises(DataError, match=r"column 'n' is int64 of shape \[1\], not int32 of \[1\]"):
+        Columns.from_numbers([(np.zeros(1, np.int64), None)], codec, ["n"], np.ones(1, np.bool_))

@@ -7,18 +7,21 @@ them needs no kernel. Pure functions of immutable arrays; any thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from fondaco.core.errors import DataError
-from fondaco.schema._arrow_buffers import _INTERVAL, _NANOS_PER_MILLI, _plain_type
+from fondaco.schema._arrow_buffers import _INTERVAL, _NANOS_PER_MILLI, Bools, _plain_type
 from fondaco.schema._code import CompiledCode, RowsLayout
 from fondaco.schema._nodes import ROWS, Layout, Node, value_bytes
+from fondaco.schema._objects import PRIMITIVE_DTYPES
 from fondaco.schema._run import Bytes, Decoded
 from fondaco.schema.arrow import arrow_type
-from fondaco.schema.types import Duration, Enum, Fixed, Primitive, Uuid, Vector
+from fondaco.schema.types import Decimal, Duration, Enum, Fixed, Primitive, Uuid, Vector
+from fondaco.schema.vectors import vector_dtype
 
 _NO_LAYOUT: Final = RowsLayout.of(())
 
@@ -50,6 +53,48 @@ def _one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     if array.num_chunks == 1:
         return array.chunk(0)
     return pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+
+
+def is_raw(node: Node) -> bool:
+    """Whether a column's NumPy array is all there is to it, so that it can travel as such: numbers, moments, vectors of floats."""
+    kind = node.type
+    if isinstance(kind, Fixed) and isinstance(kind.logical, Vector):
+        return kind.logical.dtype != "int8"
+    return node.layout is Layout.VALUES and isinstance(kind, Primitive) and not isinstance(kind.logical, Decimal | Uuid)
+
+
+def decoded_of_numbers(compiled: CompiledCode, columns: Sequence[tuple[np.ndarray[Any, Any], Bools | None]], count: int) -> Decoded:
+    """Columns that are all `is_raw`, as if they had just been decoded.
+
+    Args:
+        columns: for each column of `compiled` its NumPy array, as `Columns` gives it, and where it is valid (None: everywhere).
+    Raises:
+        DataError: an array of another dtype or shape.
+    """
+    counts = [0] * compiled.scope_count
+    counts[ROWS] = count
+    buffers: dict[int, Bytes] = {}
+    for (name, node), (values, valid) in zip(compiled.nodes.items(), columns, strict=True):
+        expected, shape = _array_type(node, count)
+        if values.dtype != expected or values.shape != shape:
+            raise DataError(f"column {name!r} is {values.dtype} of shape {list(values.shape)}, not {expected} of {list(shape)}")
+        width = value_bytes(node.type, node.path)
+        if values.dtype.kind in "mM" and width == 4:
+            values = values.view(np.int64).astype(np.int32)
+        buffers[node.buffers[0]] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        if node.validity is not None:
+            buffers[node.validity] = np.ones(count, np.uint8) if valid is None else valid.view(np.uint8)
+    return Decoded(counts, _NO_LAYOUT, np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64), buffers)
+
+
+def _array_type(node: Node, count: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    kind = node.type
+    if isinstance(kind, Fixed) and isinstance(kind.logical, Vector):
+        return np.dtype(vector_dtype(kind.logical.dtype)), (count, kind.logical.dim)
+    assert isinstance(kind, Primitive)
+    from fondaco.schema.columns import times_of  # which imports this module when it is needed
+
+    return times_of(kind, np.empty(0, PRIMITIVE_DTYPES[kind.kind])).dtype, (count,)
 
 
 class _Taken:

@@ -86,6 +86,25 @@ class Columns(Mapping[str, Column]):
             raise DataError(f"{batch.num_rows} rows, and {list(found.shape)} marks of which were found")
         return cls(compiled, decoded_of(compiled, batch), found, not found.all(), codec.arrow_schema)
 
+    @classmethod
+    def from_numbers(
+        cls, columns: Sequence[tuple[Column, Bools | None]], codec: Codec, fields: Sequence[str] | None, found: Bools
+    ) -> Columns:
+        """As `from_arrow`, of columns that are nothing but numbers (`travels_raw`): what `columns[name]` gave and where it is valid."""
+        from fondaco.schema._from_arrow import decoded_of_numbers
+
+        compiled = codec.program.select(fields)
+        if len(columns) != len(compiled.nodes):
+            raise DataError(f"{len(columns)} columns where {len(compiled.nodes)} were asked for")
+        return cls(compiled, decoded_of_numbers(compiled, columns, len(found)), found, not found.all(), codec.arrow_schema)
+
+    @staticmethod
+    def travels_raw(codec: Codec, fields: Sequence[str] | None) -> bool:
+        """Whether these fields are numbers, moments and vectors of floats only, whose NumPy arrays hold all that there is."""
+        from fondaco.schema._from_arrow import is_raw
+
+        return all(map(is_raw, codec.program.select(fields).nodes.values()))
+
     @property
     def row_count(self) -> int:
         """How many rows were asked for, missing ones included."""
@@ -257,7 +276,7 @@ def _numpy(node: Node, decoded: Decoded, valid: Bools | None) -> Column:
         values = vectors(node, decoded)
     elif _is_number(node):
         assert isinstance(kind, Primitive)
-        values = _times(kind, numbers(node, decoded))
+        values = times_of(kind, numbers(node, decoded))
     elif isinstance(kind, Array):
         values = _fixed_lists(kind, node, decoded, valid)
     if values is None:
@@ -274,7 +293,8 @@ def _is_number(node: Node) -> bool:
     return plain and node.layout is Layout.VALUES
 
 
-def _times(kind: Primitive, stored: Column) -> Column:
+def times_of(kind: Primitive, stored: Column) -> Column:
+    """Stored numbers as the moments that they mean, if they mean some."""
     match kind.logical:
         case Date():
             return stored.astype("<M8[D]")
@@ -293,7 +313,7 @@ def _fixed_lists(kind: Array, node: Node, decoded: Decoded, valid: Bools | None)
     if size is None or not _is_number(child) or valid_entries(child, decoded) is not None:
         return None
     assert isinstance(child.type, Primitive)
-    items = _times(child.type, numbers(child, decoded))
+    items = times_of(child.type, numbers(child, decoded))
     offsets = offsets_of(node, decoded)
     places = fixed_places(node, offsets, valid, int(size[1]))
     rows: Column = items[places] if len(places) else np.zeros((len(offsets) - 1) * int(size[1]), items.dtype)
