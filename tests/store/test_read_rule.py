@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import fondaco as fd
 from fondaco.core.clock import ManualClock
-from fondaco.core.errors import DeadlineExceededError, InputError, NoCurrentVersionError, VersionNotFoundError
+from fondaco.core.errors import DeadlineExceededError, InputError, NoCurrentVersionError, StateError, VersionNotFoundError
 from fondaco.platform import Platform
 from fondaco.schema import vector
 from fondaco.store.positions import Position, Positions
@@ -340,7 +340,7 @@ def test_any_history_reads_as_the_rule_says_at_every_version(tmp_path_factory: p
                 if world.store.current and any(info.state == "BACKUP" and not info.rolled_back for info in world.store.versions()):
                     try:
                         world.store.rollback()
-                    except fd.FondacoError:
+                    except StateError:
                         continue  # no older backup
             elif world.judge.bases or world.judge.writes:
                 world.check()
