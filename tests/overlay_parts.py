@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from fondaco.store import _overlay_kernels as probes
 from fondaco.store.basefile import address_of
 from fondaco.store.merge import NOTHING, State, merge, state_of
 from fondaco.store.overlay import Overlay
+from fondaco.store.tailer import Tailer
 from fondaco.store.writes import Op, decode_write, encode_envelope
 
 TOPIC = "s.rt"
@@ -54,6 +55,13 @@ def append(log: EmbeddedLog, records: Iterable[Record], partitions: int = 1) -> 
         number = int(partition_keys(data, np.array([0, len(data)], np.int64), partitions, "xxh64")[0])
         by_partition.setdefault(number, []).append(record)
     return {number: log.append(TOPIC, number, rows)[-1] for number, rows in by_partition.items()}
+
+
+@contextmanager
+def both(overlay_at: Path, log_at: Path, log: EmbeddedLog) -> Iterator[tuple[Tailer, Overlay]]:
+    """A tailer of the store, and its overlay."""
+    with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer, Overlay.open(overlay_at, log_at, TOPIC) as overlay:
+        yield tailer, overlay
 
 
 class Answer:
@@ -110,7 +118,3 @@ def flip(path: Path, at: int, mask: int = 0x55) -> None:
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ mask]))
-
-
-def string_at(address: int, length: int) -> bytes:
-    return ctypes.string_at(address, length)

@@ -32,6 +32,7 @@ from overlay_parts import (
     TOPIC,
     Answer,
     append,
+    both,
     delete,
     flip,
     make_log,
@@ -49,12 +50,6 @@ def patch(key: bytes, timestamp_ms: int, *edits: tuple[EditKind, bytes, bytes, b
 
 def set_a(key: bytes, timestamp_ms: int, value: bytes = b"v") -> Record:
     return patch(key, timestamp_ms, (EditKind.SET, b"a", b"", value))
-
-
-@contextmanager
-def _both(overlay_at: Path, log_at: Path, log: EmbeddedLog) -> Iterator[tuple[Tailer, Overlay]]:
-    with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer, Overlay.open(overlay_at, log_at, TOPIC) as overlay:
-        yield tailer, overlay
 
 
 _EDITS = st.lists(
@@ -120,7 +115,7 @@ def test_records_are_applied_in_every_partition_and_positions_say_so(tmp_path: P
 
 def test_growing_through_many_generations_keeps_every_key(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         records: list[Record] = []
         for part in range(6):
             more = [put(b"%d" % i, part * 10_000 + i, b"%d" % part) for i in range(part * 3000, part * 3000 + 4000)]
@@ -137,7 +132,7 @@ def test_growing_through_many_generations_keeps_every_key(tmp_path: Path) -> Non
 def test_a_batch_that_fills_the_index_several_times_over_is_applied_whole(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     records = [put(b"%d" % i, i, b"") for i in range(20_000)]
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         append(log, records[:1])
         tailer.run_once()
         append(log, records[1:])
@@ -166,7 +161,7 @@ def test_a_batch_larger_than_the_space_reserved_for_a_segment_is_read(tmp_path: 
     monkeypatch.setattr("fondaco.store._overlay_view.SEGMENT_RESERVE_BYTES", 8192)
     monkeypatch.setattr("fondaco.store._overlay_files.SIDE_RESERVE_BYTES", 4096)
     overlay_at, log_at = place(tmp_path)
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         records: list[Record] = []
         for round_ in range(20):
             more = [put(b"%d" % i, round_, b"x" * 700) for i in range(30)] + [
@@ -183,7 +178,7 @@ def test_a_batch_larger_than_the_space_reserved_for_a_segment_is_read(tmp_path: 
 
 def test_heartbeats_are_no_rows_and_move_the_position(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         log.append(TOPIC, 0, [Record(b"", heartbeat(), 5000), put(b"", 7, b"the empty key is a key")])
         tailer.run_once()
         assert overlay.applied(0) == 2
@@ -197,7 +192,7 @@ def test_records_of_formats_and_operations_to_come_are_skipped_counted_and_said_
     overlay_at, log_at = place(tmp_path)
     good = encode_envelope(Op.PUT, 1, 1, 0, b"row")
     strange = [b"", b"\x02" + good[1:], good[:1] + b"\x09" + good[2:], good[:2] + b"\x01" + good[3:], b"\x01\x03" + good[2:]]
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         for _ in range(2):
             log.append(TOPIC, 0, [Record(b"k%d" % i, value, 1) for i, value in enumerate(strange)] + [Record(None, good, 1)])
             tailer.run_once()
@@ -211,7 +206,7 @@ def test_records_of_formats_and_operations_to_come_are_skipped_counted_and_said_
 
 def test_gaps_in_offsets_are_nothing_special(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         log.append(TOPIC, 0, [put(b"a", 1, b"1"), put(b"b", 1, b"2")], offsets=np.array([10, 1000]))
         tailer.run_once()
         log.append(TOPIC, 0, [put(b"a", 2, b"3")], offsets=np.array([5000]))
@@ -249,7 +244,7 @@ def test_a_topic_made_again_while_nobody_tailed_is_another_topic(tmp_path: Path)
         log.delete_topic(TOPIC)
     with make_log(log_at) as log:
         append(log, [put(b"new", 1, b"x"), put(b"newer", 1, b"x")])
-        with _both(overlay_at, log_at, log) as (tailer, overlay):
+        with both(overlay_at, log_at, log) as (tailer, overlay):
             tailer.run_once()
             assert read_all(overlay, [b"old", b"new", b"newer"]).keys() == {b"new", b"newer"}
 
@@ -267,7 +262,7 @@ def test_only_one_tails_a_store_and_the_next_goes_on_where_it_ended(tmp_path: Pa
                 Tailer.open(overlay_at, log_at, TOPIC, log)
             assert caught.value.pid == os.getpid()
         append(log, [put(b"k", 2, b"2")])
-        with _both(overlay_at, log_at, log) as (tailer, overlay):
+        with both(overlay_at, log_at, log) as (tailer, overlay):
             assert Answer(overlay, b"k").row == b"1"
             assert tailer.run_once() == 1  # not both again
             assert Answer(overlay, b"k").row == b"2"
@@ -425,7 +420,7 @@ def _segment(log_at: Path) -> Path:
 def test_a_damaged_record_is_an_error_for_its_key_alone_until_it_is_written_again(tmp_path: Path, applied_before: bool) -> None:
     overlay_at, log_at = place(tmp_path)
     records = [put(b"key-%d" % i, i, b"value of %d" % i) for i in range(50)]
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         append(log, records)
         if applied_before:
             tailer.run_once()
@@ -448,7 +443,7 @@ def test_a_damaged_record_is_an_error_for_its_key_alone_until_it_is_written_agai
 
 def test_damage_to_a_key_is_noticed_by_who_asks_for_it(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         append(log, [put(b"key-1", 1, b"one"), put(b"key-2", 1, b"two")])
         tailer.run_once()
         flip(_segment(log_at), _segment(log_at).read_bytes().index(b"key-1"))
@@ -539,7 +534,7 @@ def test_a_tailer_that_comes_too_late_says_how_much_it_missed(tmp_path: Path, ca
         for i in range(100):
             append(log, [put(b"%d" % i, i, b"x")])
         log.delete_before(TOPIC, 0, 51)
-        with _both(overlay_at, log_at, log) as (tailer, overlay):
+        with both(overlay_at, log_at, log) as (tailer, overlay):
             tailer.run_once()
             assert overlay.applied(0) == 101
             assert Answer(overlay, b"99").row == b"x"
@@ -550,7 +545,7 @@ def test_a_tailer_that_comes_too_late_says_how_much_it_missed(tmp_path: Path, ca
 def test_garbage_in_the_side_heap_is_left_behind_by_a_new_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tailer_partition, "GARBAGE_MIN", 10_000)
     overlay_at, log_at = place(tmp_path)
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         records = [patch(b"hot", i, (EditKind.SET, b"a%d" % (i % 3), b"", b"%d" % i * 20)) for i in range(300)]
         for record in records:
             append(log, [record])
@@ -569,7 +564,7 @@ def test_entries_beyond_the_horizon_leave_at_the_next_generation(tmp_path: Path)
         set_a(b"p", 5),
         set_a(b"p", 100),
     ]
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         append(log, records)
         tailer.run_once()
         tailer.set_horizon(50)
@@ -597,7 +592,7 @@ def test_a_full_disk_keeps_the_index_from_growing_and_nothing_else(
     overlay_at, log_at = place(tmp_path)
     moment = [1000.0]
     monkeypatch.setattr(_tailer_partition.time, "monotonic", lambda: moment[0])
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         records = [put(b"%d" % i, i, b"") for i in range(10_000)]
         append(log, records[:2000])
         tailer.run_once()
@@ -632,7 +627,7 @@ def test_patches_wait_in_the_log_while_there_is_no_room_for_what_they_give(
     monkeypatch.setattr(_tailer_partition.time, "monotonic", lambda: moment[0])
     records = [put(b"%d" % i, i, b"") for i in range(100)]
     patches = [set_a(b"%d" % i, 1000 + i, b"x" * 1000) for i in range(100)]
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         append(log, records)
         tailer.run_once()
         append(log, patches)
@@ -666,7 +661,7 @@ def test_the_cells_say_when_everything_was_last_readable(tmp_path: Path) -> None
 def test_the_log_cut_off_under_the_tailer_makes_it_begin_anew(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     records = [put(b"%d" % i, i, b"") for i in range(10)]
-    with make_log(log_at) as log, _both(overlay_at, log_at, log) as (tailer, overlay):
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
         append(log, records)
         tailer.run_once()
         with open(log_at / TOPIC / "0" / log_state.STATE_FILE, "r+b") as state:  # as the recovery of a log that lost its end leaves it
