@@ -238,7 +238,7 @@ def read_many(
     """Find many keys (bytes, offsets [n + 1], hashes [n]); arguments as `read_long`.
 
     Fills, all [n]: wheres (number in the joint list of memories), starts and ends (absolute addresses; start 0: missing), flags, schemas
-    (the value schema of the row's bytes; 0: missing). Works in groups: all slots are asked for, then all records, then keys are compared,
+    (the value schema of the row's bytes; 0: missing, or MERGED). Works in groups: all slots are asked for, then all records, then keys are compared,
     so that cache misses overlap.
 
     Returns (number of FRAMEs, number of OTHER_SCHEMA and MERGED, status, key): status is 0, BROKEN at that key, or ASK if the overlay is
@@ -287,7 +287,7 @@ def read_many(
                     elif kind == _DELETE:
                         starts[k], ends[k], flags[k], schemas[k] = 0, 0, PLAIN, 0
                     else:
-                        flags[k] = MERGED
+                        flags[k], schemas[k] = MERGED, 0
                         others += 1
                     continue
             if base_count == 0:

@@ -298,7 +298,10 @@ class Serving:
         located.decompress()
         if not located.others:
             return decode_addresses(self._codec.program, located.starts, located.ends, fields, declared)
-        narrowed = self._narrowed(fields)
+        self._codec.program.select(fields)  # refuses what is no field
+        numbers = [number for number in np.unique(located.schemas).tolist() if number]
+        as_it_is = all(self._whole.is_written_so(self._schemas.text(number)) for number in numbers)
+        narrowed = self._whole if as_it_is else self._narrowed(fields)
         kept = self._unify(located, narrowed)
         columns = decode_addresses(narrowed.codec.program, located.starts, located.ends, fields, declared)
         del kept  # the addresses led into it until here
@@ -442,7 +445,6 @@ class Serving:
 
     def _narrowed(self, fields: Sequence[str] | None) -> _Narrowed:
         key = None if fields is None else tuple(fields)
-        self._codec.program.select(fields)  # refuses what is no field
         found = self._narrow.get(key)
         if found is None:
             if len(self._narrow) >= _NARROWED_MAX:
@@ -567,6 +569,7 @@ class _Narrowed:
         self.codec = Codec(self._reader)
         self._names = self.codec.fields
         self._codecs: dict[str, Codec] = {}
+        self._same: dict[str, bool] = {}
 
     def encode(self, row: dict[str, Any]) -> bytes:
         """A row of the whole schema, as bytes of this one."""
@@ -574,7 +577,10 @@ class _Narrowed:
 
     def is_written_so(self, text: str) -> bool:
         """Whether rows of a schema need no conversion."""
-        return Codec(text) == self.codec
+        found = self._same.get(text)
+        if found is None:
+            found = self._same[text] = Codec(text) == self.codec
+        return found
 
     def converted(self, text: str, starts: I64Array, ends: I64Array) -> tuple[npt.NDArray[np.uint8], I64Array]:
         """Rows of a schema as rows of this one: bytes, offsets [n + 1]."""
