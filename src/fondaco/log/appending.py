@@ -31,6 +31,7 @@ from fondaco.log.segments import address_of, segment_path, write_at
 BATCH_BYTES_MAX: Final = 1 << 30
 _GROUP_BYTES: Final = 4 << 20  # of waiting batches that share a write; one larger batch goes alone
 _KEPT_BYTES: Final = 8 << 20  # of the buffer for framing, between calls
+_RESERVED_BATCH_BYTES: Final = 1 << 20  # synced batches up to this size are written into space reserved before
 _IDLE_S: Final = 60.0  # a closed segment not appended to for so long has been written by the kernel, which waits 30 s; syncing it is quick
 
 
@@ -166,7 +167,7 @@ class Appender:
                 self._write(data, durable=durable)
             except BaseException:
                 cells[state.PENDING_POSITION] = -1
-                cells[state.WRITING] = 0  # cut back; if that was not possible the length disagrees, and the next holder recovers
+                cells[state.WRITING] = 0 if partition.agrees() else os.getpid()  # not cut back: the next holder does it
                 raise
             position = cells[state.HIGH_POSITION] + size
             cells[state.PENDING_OFFSET] = offset
@@ -220,6 +221,8 @@ class Appender:
         path = segment_path(partition.directory, base)
         try:
             with os_errors(path):
+                if durable and len(data) <= _RESERVED_BATCH_BYTES:
+                    partition.reserve(len(data))
                 write_at(descriptor, data.data, end)
                 if durable:
                     partition.sync_up_to_active()
@@ -227,6 +230,7 @@ class Appender:
         except BaseException as exc:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, end)
+                partition.cells[state.RESERVED_POSITION] = 0
             if isinstance(exc, OSError):  # after a failed sync nobody knows what of earlier "os" appends is on the disk
                 raise StorageError(f"{path} could not be written or synced: {exc}; the batch was not appended. Check the disk.") from exc
             raise

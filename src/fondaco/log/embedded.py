@@ -210,7 +210,7 @@ class EmbeddedLog:
             for each in opened:
                 if each.appender.appended and not each.partition.deleted:
                     with contextlib.suppress(TopicNotFoundError):
-                        each.partition.sync()
+                        each.partition.finish()
         finally:
             for each in opened:
                 each.partition.close()

@@ -28,6 +28,8 @@ from fondaco.log.segments import Segment, live_segments, opened, pack_header, se
 from fondaco.log.view import PartitionView, SegmentFile
 
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_RESERVE_MIN = 64 << 10
+_RESERVE_MAX = 4 << 20  # zeros are written twice over, so not for what is nearly as large as this
 _ATTEMPTS = 100  # of a reader to catch the files of one generation; each new attempt means that somebody changed them
 
 
@@ -124,7 +126,7 @@ class Partition:
             try:
                 if self.deleted:
                     raise TopicNotFoundError(self.topic)
-                if self.cells[state.WRITING] or not is_current(self.cells) or not self._agrees():
+                if self.cells[state.WRITING] or not is_current(self.cells) or not self.agrees():
                     self._let_go()
                     recover(self.directory, self.cells, repair=True)
                 yield
@@ -137,6 +139,17 @@ class Partition:
         self.cells[state.WRITING] = os.getpid()
         yield
         self.cells[state.WRITING] = 0
+
+    def agrees(self) -> bool:
+        """Whether the active segment ends where the cells say."""
+        if self.cells[state.ACTIVE_BASE] < 0:
+            return True
+        try:
+            _, base_position, descriptor = self.active()
+        except FileNotFoundError:
+            return False
+        end = max(self.cells[state.HIGH_POSITION], self.cells[state.RESERVED_POSITION])
+        return bool(os.fstat(descriptor).st_size == end - base_position)
 
     def active(self) -> tuple[int, int, int]:
         """Base offset, base position and open descriptor of the segment that is appended to; under the lock, and when there is one."""
@@ -159,6 +172,10 @@ class Partition:
         if cells[state.ACTIVE_BASE] == base:
             return
         path = segment_path(self.directory, base)
+        if cells[state.RESERVED_POSITION] > position:
+            _, base_position, active = self.active()
+            os.ftruncate(active, position - base_position)
+            cells[state.RESERVED_POSITION] = 0
         with os_errors(path):
             path.with_suffix(".index").unlink(missing_ok=True)
             try:
@@ -175,6 +192,34 @@ class Partition:
             cells[state.FIRST_BASE] = base
         cells[state.ACTIVE_BASE] = base  # before the position: an end that lies before a file's begin reads as an empty file
         cells[state.HIGH_POSITION] = position + SEGMENT_HEADER_BYTES
+
+    def reserve(self, needed: int) -> None:
+        """Extend the active segment with zeros if `needed` bytes do not fit into what is reserved; under the lock, inside `changing`.
+
+        A file whose length stays is synced without a commit of the file system's journal, and with that without waiting for what everybody
+        else has written. So the file grows ahead, by as much as it holds. Without space it does not; whether the bytes themselves fit, the
+        write will tell.
+        """
+        _, base_position, descriptor = self.active()
+        end = self.cells[state.HIGH_POSITION] - base_position
+        size = max(end, self.cells[state.RESERVED_POSITION] - base_position)
+        if end + needed <= size:
+            return
+        target = min(end + needed + min(max(end, _RESERVE_MIN), _RESERVE_MAX), max(self.config.segment_bytes, end + needed))
+        try:
+            write_at(descriptor, bytes(target - size), size)
+        except OSError:
+            os.ftruncate(descriptor, size)
+        else:
+            self.cells[state.RESERVED_POSITION] = base_position + target
+
+    def give_back_reserve(self) -> None:
+        """Cut the active segment off at the committed end; under the lock."""
+        if self.cells[state.ACTIVE_BASE] >= 0 and self.cells[state.RESERVED_POSITION] > self.cells[state.HIGH_POSITION]:
+            _, base_position, descriptor = self.active()
+            with self.changing():
+                os.ftruncate(descriptor, self.cells[state.HIGH_POSITION] - base_position)
+                self.cells[state.RESERVED_POSITION] = 0
 
     def write_index(self, builder: IndexBuilder) -> None:
         """Append the entries chosen for the active segment; under the lock. A full disk costs only the entries."""
@@ -233,6 +278,12 @@ class Partition:
                 os.fdatasync(self.active()[2])
             self.note_synced(self.cells[state.HIGH_OFFSET], self.cells[state.HIGH_POSITION])
 
+    def finish(self) -> None:
+        """What a process that has appended does before it goes: sync, and give back what it reserved."""
+        self.sync()
+        with self.locked():
+            self.give_back_reserve()
+
     def mark_deleted(self) -> None:
         """Tell every process that has the partition open that the topic is gone."""
         with self.locked():
@@ -287,16 +338,6 @@ class Partition:
     def _check_format(self) -> None:
         if self.cells[state.MAGIC] == state.STATE_MAGIC and self.cells[state.FORMAT] > state.STATE_FORMAT:
             raise FormatVersionError(str(self.directory / state.STATE_FILE), self.cells[state.FORMAT], state.STATE_FORMAT)
-
-    def _agrees(self) -> bool:
-        """Whether the active segment ends where the cells say."""
-        if self.cells[state.ACTIVE_BASE] < 0:
-            return True
-        try:
-            _, base_position, descriptor = self.active()
-        except FileNotFoundError:
-            return False
-        return bool(os.fstat(descriptor).st_size == self.cells[state.HIGH_POSITION] - base_position)
 
     def _close_index(self, next_offset: int, position: int) -> None:
         _, base_position, _ = self.active()

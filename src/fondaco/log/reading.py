@@ -10,6 +10,7 @@ import bisect
 import os
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Final, TypeVar
 
 import numpy as np
@@ -98,9 +99,9 @@ class Reader:
         segments = partition.segments()
         at = max(bisect.bisect_right(segments, offset, key=lambda segment: segment.base_offset) - 1, 0)
         cursor = self._cursors.get(offset)
-        for segment in segments[at:]:
+        for segment, after in zip_longest(segments[at:], segments[at + 1 :]):
             with opened(segment.path) as descriptor:
-                end = self._end(segment, descriptor)
+                end = self._end(segment, after, descriptor)
                 if cursor is not None and not generation & 1 and cursor[:2] == (generation, segment.base_offset):
                     byte = cursor[2]
                 else:
@@ -134,10 +135,10 @@ class Reader:
         )  # fmt: skip
         return batch, byte + used
 
-    def _end(self, segment: Segment, descriptor: int) -> int:
+    def _end(self, segment: Segment, after: Segment | None, descriptor: int) -> int:
         """Where the committed bytes of a segment end. The cell is looked at first: what it promises is in the file by then."""
-        promised = self._partition.cells[state.HIGH_POSITION] - segment.base_position
-        return int(min(os.fstat(descriptor).st_size, promised))
+        promised = self._partition.cells[state.HIGH_POSITION] if after is None else after.base_position
+        return int(min(os.fstat(descriptor).st_size, promised - segment.base_position))
 
     def _remember(self, offset: int, cursor: tuple[int, int, int]) -> None:
         while len(self._cursors) >= _CURSORS:
@@ -147,10 +148,10 @@ class Reader:
     def _offset_for_time(self, timestamp_ms: int) -> int | None:
         partition = self._partition
         segments = partition.segments()
-        for i, segment in enumerate(segments):
+        for segment, after in zip_longest(segments, segments[1:]):
             with opened(segment.path) as descriptor:
-                end = self._end(segment, descriptor)
-                if i + 1 < len(segments):
+                end = self._end(segment, after, descriptor)
+                if after is not None:
                     greatest = greatest_timestamp(segment.index_path, end)
                     if greatest is not None and greatest < timestamp_ms:
                         continue

@@ -87,6 +87,7 @@ def recover(directory: Path, cells: memoryview, *, repair: bool) -> None:
     cells[state.GENERATION] += cells[state.GENERATION] & 1
     if repair:
         cells[state.PENDING_POSITION] = -1
+        cells[state.RESERVED_POSITION] = 0
         cells[state.WRITING] = 0
         cells[state.FORMAT] = state.STATE_FORMAT
         cells[state.BOOT] = state.boot_id()
@@ -171,8 +172,11 @@ def _rescan(directory: Path, cells: memoryview, promised: int | None, *, from_be
     for last in range(at, len(segments)):
         sound = sound_batches(segments[last].path, start if last == at else SEGMENT_HEADER_BYTES)
         if sound.status != OK:
-            _refuse_damage(segments[last:], sound, promised, unreadable)
-            break
+            if not _ends_here(segments[last : last + 2], sound.end):
+                _refuse_damage(segments[last:], sound, promised, unreadable)
+                break
+            if repair:
+                os.truncate(segments[last].path, sound.end)
     verified_from = start if last == at else SEGMENT_HEADER_BYTES
     _take(cells, segments[: last + 1], sound, verified_from, promised, repair=repair)
     if repair:
@@ -190,6 +194,11 @@ def _refuse_if_promised(directory: Path, segments: Sequence[Segment], unreadable
         lost = there < promised and not cut_off
     if lost:
         raise unreadable
+
+
+def _ends_here(segments: Sequence[Segment], end: int) -> bool:
+    """Whether the next segment begins where the sound batches of this one end: what follows them here is left of what was reserved."""
+    return len(segments) == 2 and segments[0].base_position + end == segments[1].base_position
 
 
 def _refuse_damage(segments: Sequence[Segment], sound: Sound, promised: int | None, unreadable: CorruptFileError | None) -> None:
@@ -265,14 +274,10 @@ def _take_index(path: Path, cells: memoryview, end: int, *, repair: bool) -> Non
 def _cut(directory: Path, cells: memoryview, active: Segment, sound: Sound, dead: Sequence[Path]) -> None:
     """Remove what lies behind the committed end."""
     surplus = active.path.stat().st_size - sound.end
+    if surplus and not _is_zero(active.path, sound.end):  # zeros were reserved and not used
+        why = REASONS[sound.status]
+        _log.warning("%s: %d bytes from byte %d on are no whole batches (%s) and were cut off", active.path, surplus, sound.end, why)
     if surplus:
-        _log.warning(
-            "%s: %d bytes from byte %d on are no whole batches (%s) and were cut off",
-            active.path,
-            surplus,
-            sound.end,
-            REASONS[sound.status],
-        )
         os.truncate(active.path, sound.end)
     for base in base_offsets(directory):
         if base > active.base_offset and segment_path(directory, base) not in dead:
@@ -293,6 +298,11 @@ def _has_sound_batch(path: Path, start: int) -> bool:
         start = (start + 7) & -8
         data = read_at(descriptor, max(size - start, 0), start)
     return len(data) >= BATCH_HEADER_BYTES and find_sound(address_of(data), len(data)) >= 0
+
+
+def _is_zero(path: Path, start: int) -> bool:
+    with opened(path) as descriptor:
+        return not read_at(descriptor, os.fstat(descriptor).st_size - start, start).any()
 
 
 def _claimed_bytes(data: npt.NDArray[np.uint8]) -> int:

@@ -39,7 +39,8 @@ INDEX_ENTRIES: Final = 15  # entries in the active segment's index
 INDEX_BYTE: Final = 16  # byte in the active segment that the last of them names
 PENDING_OFFSET: Final = 17  # what HIGH_OFFSET and HIGH_POSITION become when the batch at work is published
 PENDING_POSITION: Final = 18
-CELLS: Final = 19
+RESERVED_POSITION: Final = 19  # the active file goes on up to here, with zeros to be written over; not behind HIGH_POSITION: it does not
+CELLS: Final = 20
 
 NO_TIMESTAMP: Final = -(2**63)
 
