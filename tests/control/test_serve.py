@@ -334,3 +334,35 @@ def test_an_incremental_push_is_read_at_once_and_folded_into_the_next_version(se
         assert dict(row) == {"clicks": 1, "name": "x"}
     kinds = [(push["push_id"], push["kind"]) for push in server.http.get("/v1/stores/live/pushes").json()["pushes"]]
     assert ("i1", "incremental") in kinds
+
+
+def _begin_upload(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    head = "POST /v1/stores/members/pushes HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.apache.arrow.stream\r\n"
+    connection.sendall(f"{head}Content-Length: 1000000\r\n\r\nbegun".encode())
+    return connection
+
+
+def test_a_fifth_upload_at_the_same_time_is_told_to_come_again(pushed: ControlServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(contextlib.closing(_begin_upload(pushed.port)))
+        wait_for(lambda: len(list((pushed.directory / "run" / "spool").iterdir())) == 4, "they do not begin")
+        refused = error_of(pushed.push("members", rows(3)), 503)
+        assert (refused["error"], refused["retryable"]) == ("UnavailableError", True)
+        assert "4 pushes are at work already" in refused["message"]
+    wait_for(lambda: not any((pushed.directory / "run" / "spool").iterdir()), "their places are not free again")
+    wait_for(lambda: pushed.push("members", rows(3)).status_code == 200, "a push is refused still")
+
+
+def test_an_upload_that_stands_still_gives_its_place_back(tmp_path: Path) -> None:
+    fd.open(tmp_path / "platform").close()
+    (tmp_path / "platform" / "fondaco.toml").write_text("[server]\nidle_s = 0.5\n")
+    with ControlServer(tmp_path / "platform") as server:
+        server.create_store("members")
+        with contextlib.closing(_begin_upload(server.port)) as connection:
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"DeadlineExceededError" in answer
+        assert list((tmp_path / "platform" / "run" / "spool").iterdir()) == []
+        assert server.push("members", rows(3)).status_code == 200

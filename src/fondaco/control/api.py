@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,11 +22,12 @@ from starlette.routing import Route
 
 from fondaco.catalog.rows import EVERY, Role, TokenRow
 from fondaco.control.access import Access
-from fondaco.core.errors import FondacoError, InputError, LimitError
+from fondaco.core.errors import DeadlineExceededError, FondacoError, InputError, LimitError
 from fondaco.dataplane import wire
 from fondaco.platform import Platform
 
 BODY_BYTES_MAX: Final = 4 << 20  # of a JSON body; the largest is a schema
+BODY_IDLE_S: Final = 10.0
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -161,7 +162,7 @@ async def _read_body(request: Request, operation: Operation) -> bytes:
         LimitError: it is larger. StatusError: it is of another type than the operation takes.
     """
     parts, size = [], 0
-    async for part in request.stream():
+    async for part in arriving(request, BODY_IDLE_S):
         size += len(part)
         if size > BODY_BYTES_MAX:
             raise LimitError(
@@ -171,6 +172,24 @@ async def _read_body(request: Request, operation: Operation) -> bytes:
     if size and operation.body is not None:
         check_content_type(request, wire.JSON)
     return b"".join(parts)
+
+
+async def arriving(request: Request, idle_s: float) -> AsyncIterator[bytes]:
+    """The parts of a request's body.
+
+    Raises:
+        DeadlineExceededError: nothing came for `idle_s`: a sender that stands still must not hold anything for ever.
+    """
+    parts = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(idle_s):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineExceededError("the next part of the request's body", idle_s) from None
+        yield part
 
 
 def check_content_type(request: Request, expected: str) -> None:

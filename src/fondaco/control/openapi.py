@@ -127,6 +127,7 @@ def _refusals(operation: Operation) -> dict[int, str]:
         refusals |= {
             404: "Nothing has this name.",
             409: "The name is taken, or the moment is wrong.",
+            504: "The body stood still.",
             413: "Too large.",
             507: "The disk is full.",
         }

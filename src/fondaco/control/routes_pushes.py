@@ -7,22 +7,22 @@ request again gives the report of the push that ended well, or says that it is s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from fondaco.control.api import Answer, Call, Operation, check_content_type
+from fondaco.control.api import Answer, Call, Operation, arriving, check_content_type
 from fondaco.control.push_job import PushJob
 from fondaco.control.uploads import Uploads
 from fondaco.core.clock import to_us
-from fondaco.core.errors import FondacoError, InputError
+from fondaco.core.errors import DeadlineExceededError, FondacoError, InputError
 from fondaco.core.ids import new_push_id
 from fondaco.dataplane import wire
 from fondaco.platform import Platform
 
+_DISCARD_IDLE_S: Final = 1.0
 _DISCARD_BYTES: Final = 64 << 20  # of a refused upload are read, so that its sender gets to see the answer
 
 
@@ -70,7 +70,8 @@ def operations(platform: Platform, uploads: Uploads) -> list[Operation]:
             return Answer(await uploads.push(job))
         check_content_type(request, wire.ARROW)
         announced = request.headers.get("content-length", "")
-        async with uploads.spooled(_parts(request), int(announced) if announced.isdigit() else None) as (path, size):
+        parts = arriving(request, platform.config.server.idle_s)
+        async with uploads.spooled(parts, int(announced) if announced.isdigit() else None) as (path, size):
             if size == 0:
                 raise InputError("the request has no body; send an Arrow IPC stream, or say kind=empty for a version without rows")
             if query.kind == "full" and "built_from" not in settings:
@@ -133,16 +134,11 @@ def _object(text: str) -> dict[str, Any]:
         raise InputError(f"built_from is a JSON object, as {{'job': 'nightly'}}: {exc}") from None
 
 
-async def _parts(request: Request) -> AsyncIterator[bytes]:
-    async for part in request.stream():
-        yield part
-
-
 async def _discard(request: Request) -> None:
     """Read on what a refused upload still sends, within a bound."""
     left = _DISCARD_BYTES
-    with contextlib.suppress(ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end before
-        async for part in request.stream():
+    with contextlib.suppress(ClientDisconnect, DeadlineExceededError, RuntimeError):  # RuntimeError: it was read to its end before
+        async for part in arriving(request, _DISCARD_IDLE_S):
             left -= len(part)
             if left < 0:
                 return
