@@ -83,6 +83,7 @@ class Caller:
         *,
         window: LatencyWindow | None = None,
         alone: bool = True,
+        started: Exchange | None = None,
     ) -> Operation[Answer]:
         """An answer from one of `peers`.
 
@@ -90,6 +91,7 @@ class Caller:
             what: for messages, as "get from store 'members'".
             window: latencies of such requests; with it, a second peer is asked when the first takes long.
             alone: nothing else of this call is under way, so it may wait for a free connection.
+            started: the first exchange, if it is under way already, and paid for (`earn`).
         Raises:
             DeadlineExceededError, UnavailableError, ProtocolError; and what the server says.
         """
@@ -97,18 +99,15 @@ class Caller:
         failed: set[Peer] = set()
         running: list[Exchange] = []
         attempts = 0
-        self.hedges.earn()
-        self.retries.earn()
+        if started is None:
+            self.earn()
         try:
             while True:
                 attempts += 1
-                peer = choose(peers, failed, time.monotonic(), self.rng)
-                if peer is None:
-                    failed.clear()
-                    peer = choose(peers, (), time.monotonic(), self.rng)
-                if peer is None:
-                    raise UnavailableError("every node", f"none has what {what} needs ready now")
-                running.append((yield from self._start(what, peer, request, began, deadline, alone)))
+                if started is not None and attempts == 1:
+                    running.append(started)
+                else:
+                    running.append((yield from self._start_one(what, peers, failed, request, began, deadline, alone)))
                 outcome = yield from self._first(what, request, peers, running, began, deadline, window, failed)
                 if outcome.answer is not None:
                     return outcome.answer
@@ -127,6 +126,22 @@ class Caller:
             for exchange in running:
                 if not exchange.done:
                     self.transport.abandon(exchange)
+
+    def earn(self) -> None:
+        """A first request is sent: it pays a tenth of an extra one."""
+        self.hedges.earn()
+        self.retries.earn()
+
+    def _start_one(
+        self, what: str, peers: Sequence[Peer], failed: set[Peer], request: Request, began: float, deadline: float, alone: bool
+    ) -> Operation[Exchange]:
+        peer = choose(peers, failed, time.monotonic(), self.rng)
+        if peer is None:
+            failed.clear()
+            peer = choose(peers, (), time.monotonic(), self.rng)
+        if peer is None:
+            raise UnavailableError("every node", f"none has what {what} needs ready now")
+        return (yield from self._start(what, peer, request, began, deadline, alone))
 
     def _start(self, what: str, peer: Peer, request: Request, began: float, deadline: float, alone: bool) -> Operation[Exchange]:
         while True:

@@ -7,6 +7,7 @@ again. Imports neither numba nor SQLAlchemy; pure but for the waits of its opera
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -20,6 +21,8 @@ from fondaco.dataplane.pool import Peer
 
 PIECE_KEYS: Final = 10_000
 PIECE_BYTES: Final = 4 << 20  # of keys in one request
+
+_BLOCK: Final = struct.Struct("<QII")  # bytes, count, flags
 
 I64Array = npt.NDArray[np.int64]
 U8Array = npt.NDArray[np.uint8]
@@ -70,6 +73,28 @@ class PieceAnswer:
 
     version: int
     value: Any
+
+
+def blocks_of(body: bytes | bytearray | memoryview, peer: str) -> list[wire.Block]:
+    """The blocks of a whole answer, as views of it.
+
+    Raises:
+        ProtocolError: it is no blocks, ends before its last, or goes on after it.
+    """
+    blocks, view, position = [], memoryview(body), 0
+    while True:
+        if len(view) - position < _BLOCK.size:
+            raise ProtocolError(peer, "an answer that ends before its last block")
+        length, count, flags = _BLOCK.unpack_from(view, position)
+        if length < _BLOCK.size or length % 8 or length > len(view) - position:
+            raise ProtocolError(peer, f"a block of {length} bytes, and {len(view) - position} follow")
+        blocks.append(wire.Block(count, wire.BlockFlag(flags & 7), view[position + _BLOCK.size : position + length]))
+        position += length
+        if flags & wire.BlockFlag.LAST:
+            break
+    if position != len(view):
+        raise ProtocolError(peer, "an answer that goes on after its last block")
+    return blocks
 
 
 def cut(keys: PackedKeys, peers: Sequence[Peer], rows: I64Array | None, keys_max: int, bytes_max: int) -> list[Piece]:

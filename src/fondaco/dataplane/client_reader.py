@@ -31,7 +31,7 @@ from fondaco.core.errors import (
 from fondaco.core.ids import check_version_number
 from fondaco.dataplane import wire
 from fondaco.dataplane.client import Caller, deadline_of, together, whole_number
-from fondaco.dataplane.client_batches import PIECE_BYTES, PIECE_KEYS, PackedKeys, Piece, PieceAnswer, cut, joined, order_of
+from fondaco.dataplane.client_batches import PIECE_BYTES, PIECE_KEYS, PackedKeys, Piece, PieceAnswer, blocks_of, cut, joined, order_of
 from fondaco.dataplane.client_routes import Routes
 from fondaco.dataplane.client_store import StoreInfo
 from fondaco.dataplane.hedging import LatencyWindow
@@ -216,6 +216,10 @@ class ReaderOperations:
                     raise
                 continue
             break
+        return (yield from self._row_operation(info, answer, deadline))
+
+    def _row_operation(self, info: StoreInfo, answer: Answer, deadline: float) -> Operation[Row | None]:
+        """The row of an answer."""
         if answer.status == 404:
             return None
         number = whole_number(answer, wire.SCHEMA, self._peers[0].url)
@@ -273,19 +277,18 @@ class ReaderOperations:
         if fields is not None and not isinstance(fields, str) and set(fields) - set(info.codec.fields):
             info = yield from self._info_operation(deadline, again=True)
         names = None if fields is None else _field_names(info, fields)
-        pieces, tables = yield from self._batch(
-            "columns", packed, deadline, wire.store_path(self._store, wire.COLUMNS, fields=names), wire.ARROW, position,
-            lambda answer, count: _table(answer, count, self._peers[0].url),
-        )  # fmt: skip
-        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
-        order = order_of(pieces)
-        if order is not None:
-            table = table.take(pa.array(order))
-        found = np.asarray(table.column(0).to_numpy(), np.bool_)
+        path = wire.store_path(self._store, wire.COLUMNS, fields=names)
+        problem: FondacoError | None = None
         for _ in range(2):
+            raw = Columns.travels_raw(info.codec, names)
+            parse = _numbers if raw else _table
+            pieces, parts = yield from self._batch(
+                "columns", packed, deadline, path, wire.COLUMNS_BODY if raw else wire.ARROW, position,
+                lambda answer, count, parse=parse: parse(answer, count, self._peers[0].url),  # type: ignore[misc]
+            )  # fmt: skip
             try:
-                return Columns.from_arrow(table, info.codec, names, found)
-            except (DataError, FieldNotFoundError) as exc:
+                return _numbers_joined(parts, pieces, info, names) if raw else _table_joined(parts, pieces, info, names)
+            except (DataError, FieldNotFoundError) as exc:  # the server knows of a schema that we do not
                 problem = exc
                 info = yield from self._info_operation(deadline, again=True)
         raise ProtocolError(self._peers[0].url, f"columns that do not fit the store's schemas: {problem}")
@@ -424,22 +427,48 @@ def _scores(answer: Answer, count: int, peer: str) -> wire.ScoresBlock:
 
 
 def _blocks(answer: Answer, peer: str, unpack: Callable[[wire.Block], T]) -> list[T]:
-    splitter = wire.BlockSplitter()
-    try:
-        blocks = list(splitter.feed(answer.body))
-    except InputError as exc:
-        raise ProtocolError(peer, f"an answer that is no blocks ({exc})") from exc
     out = []
-    for block in blocks:
+    for block in blocks_of(answer.body, peer):
         if (error := block.error) is not None:
             raise error
         try:
             out.append(unpack(block))
         except InputError as exc:
             raise ProtocolError(peer, f"a block that cannot be read ({exc})") from exc
-    if not splitter.complete:
-        raise ProtocolError(peer, "an answer that ends before its last block")
     return out
+
+
+def _numbers(answer: Answer, count: int, peer: str) -> list[wire.ColumnsBlock]:
+    blocks = _blocks(answer, peer, wire.unpack_columns)
+    if sum(len(block.found) for block in blocks) != count:
+        raise ProtocolError(peer, f"{sum(len(block.found) for block in blocks)} rows answered for {count} keys")
+    return blocks
+
+
+def _numbers_joined(
+    parts: Sequence[list[wire.ColumnsBlock]], pieces: Sequence[Piece], info: StoreInfo, names: Sequence[str] | None
+) -> Columns:
+    blocks, order = [block for part in parts for block in part], order_of(pieces)
+    if len({len(block.columns) for block in blocks}) != 1:
+        raise DataError("pieces with different columns")
+    found = np.concatenate([block.found for block in blocks]) if len(blocks) > 1 else blocks[0].found
+    columns = []
+    for place in range(len(blocks[0].columns)):
+        given = [block.columns[place] for block in blocks]
+        values = np.concatenate([column.values for column in given]) if len(given) > 1 else given[0].values
+        valid = None
+        if any(column.valid is not None for column in given):
+            marks = [np.ones(len(column.values), np.bool_) if column.valid is None else column.valid for column in given]
+            valid = np.concatenate(marks) if len(marks) > 1 else marks[0]
+        columns.append((values, valid) if order is None else (values[order], None if valid is None else valid[order]))
+    return Columns.from_numbers(columns, info.codec, names, found if order is None else found[order])
+
+
+def _table_joined(parts: Sequence[pa.Table], pieces: Sequence[Piece], info: StoreInfo, names: Sequence[str] | None) -> Columns:
+    table, order = parts[0] if len(parts) == 1 else pa.concat_tables(parts), order_of(pieces)
+    if order is not None:
+        table = table.take(pa.array(order))
+    return Columns.from_arrow(table, info.codec, names, np.asarray(table.column(0).to_numpy(), np.bool_))
 
 
 def _table(answer: Answer, count: int, peer: str) -> pa.Table:

@@ -30,7 +30,7 @@ class Route:
     """A store's replicas as peers."""
 
     def __init__(self, route: StoreRoute, replicas: Sequence[tuple[Peer, ...]]) -> None:
-        self.id, self.version, self.partitions = route.id, route.version, route.partitions
+        self.given, self.version, self.partitions = route, route.version, route.partitions
         self.replicas = tuple(replicas)
         same = all(frozenset(peers) == frozenset(self.replicas[0]) for peers in self.replicas)
         self.everywhere = self.replicas[0] if same and self.replicas else None  # who has all of it, if that are all who have any
@@ -83,7 +83,8 @@ class Routes:
         """What a server answered; kept if it is newer."""
         self._suspect, self._got_at = False, time.monotonic()
         if self._table is None or table.is_newer_than(self._table):
-            self._table, self._stores = table, {}
+            kept = {name: route for name, route in self._stores.items() if table.stores.get(name) == route.given}
+            self._table, self._stores = table, kept
 
     def store(self, name: str) -> Route:
         """The route of a store.

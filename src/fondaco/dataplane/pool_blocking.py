@@ -35,7 +35,7 @@ T = TypeVar("T")
 class Connection:
     """One socket to a peer, and what is under way on it."""
 
-    __slots__ = ("_handshaken", "_outgoing", "_reader", "_wants", "exchange", "peer", "recv_timeout_s", "sock", "used")
+    __slots__ = ("_handshaken", "_outgoing", "_poll", "_reader", "_wants", "exchange", "peer", "recv_timeout_s", "sock", "used")
 
     def __init__(self, peer: Peer, sock: socket.socket) -> None:
         self.peer, self.sock = peer, sock
@@ -44,6 +44,7 @@ class Connection:
         self.recv_timeout_s = 0.0
         self._handshaken = peer.tls is None
         self._outgoing = memoryview(b"")
+        self._poll: select.poll | None = None  # of the quick path
         self._reader: AnswerReader | None = None
         self._wants = _OUT
 
@@ -73,6 +74,19 @@ class Connection:
         self._outgoing = memoryview(exchange.wire_bytes())
         self._reader = exchange.reader(heads)
         self._wants = _OUT
+
+    def adopt(self, exchange: Exchange, heads: Heads) -> None:
+        """Go on with an exchange whose request was sent by the quick path."""
+        self.exchange, exchange.connection = exchange, self
+        exchange.tried = 2  # what is lost now was not stale
+        self._outgoing, self._reader, self._wants = memoryview(b""), exchange.reader(heads), _IN
+
+    def readable(self, seconds: float) -> bool:
+        """Whether something comes within so long (a whole millisecond at least)."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.sock.fileno(), _IN)
+        return bool(self._poll.poll(max(1, -int(-seconds * 1000 // 1))))
 
     @property
     def wants(self) -> int:
