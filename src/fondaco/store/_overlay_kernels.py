@@ -1,4 +1,4 @@
-"""Kernels that read the overlay: one key or many, found in the index over the log. Plain reference: tests/store/test_overlay_kernels.py.
+"""Kernels that read the overlay: what it says of a key, through the index over the log. Tried in tests/store/test_overlay_kernels.py.
 
 All run without the GIL, in any number of threads and processes, while a tailer writes. They take no lock: a slot is one aligned word,
 stored after the bytes it leads to; a record is believed only if its checksum and its key match. They take the address of a table that
@@ -25,17 +25,12 @@ the origin of the log, or after the beginning of the side heap. Layouts: docs/in
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from fondaco.core.memory import load_i32, load_i64, load_u8, load_u32, prefetch
+from fondaco.core.memory import load_i32, load_i64, load_u8, load_u32
 from fondaco.core.xxh64 import xxh64
 from fondaco.store._atomics import load_acquire
 from fondaco.store._kernels import _equal, _equal_packed, _first_slot, _tag, partition_of
-
-I64Array = npt.NDArray[np.int64]
-U64Array = npt.NDArray[np.uint64]
-I8Array = npt.NDArray[np.int8]
 
 # -- kinds of answers ---------------------------------------------------------------------------------------------------------------
 NONE = 0  # the overlay says nothing of this key: ask the base
@@ -315,57 +310,3 @@ def memory_base(entry: int, memory: int) -> int:
     if number == load_i64(entry + 32):
         return load_i64(entry + 64)
     return load_i64(load_i64(entry + 24) + 8 * SEGMENT_WORDS * number + 8)
-
-
-# -- many keys ----------------------------------------------------------------------------------------------------------------------
-
-_GROUP = 32  # as `_kernels.probe_many`
-
-
-@njit(nogil=True, cache=True)
-def find_many(
-    keys_address: int,
-    key_offsets: I64Array,
-    hashes: U64Array,
-    table: int,
-    since_ms: int,
-    kinds: I8Array,
-    memories: I64Array,
-    starts: I64Array,
-    ends: I64Array,
-    schemas: I64Array,
-    timestamps: I64Array,
-) -> tuple[int, int]:
-    """Ask for many keys (bytes, offsets [n + 1], hashes [n]); fills kinds [n] and, where one is not NONE, the other arrays [n] as `find`.
-
-    Returns (how many are not NONE, -1), or (kind, key) of the first that is STALE or DAMAGED (its record's address in `starts`).
-    """
-    epoch_cell = load_i64(table)
-    if load_acquire(epoch_cell) != load_i64(table + 8):
-        return STALE, 0
-    partition_count = load_i64(table + 16)
-    partitioner = load_i64(table + 24)
-    if partition_count == 0:
-        kinds[:] = NONE
-        return 0, -1
-    found = 0
-    for group in range(0, hashes.size, _GROUP):
-        last = min(group + _GROUP, hashes.size)
-        for k in range(group, last):
-            partition = topic_partition(
-                keys_address + key_offsets[k], key_offsets[k + 1] - key_offsets[k], hashes[k], partition_count, partitioner
-            )
-            entry = table + 8 * (TABLE_WORDS + PARTITION_WORDS * partition)
-            if load_i64(entry) != 0:
-                prefetch(load_i64(entry) + 8 * _first_slot(hashes[k], load_i64(entry + 8)))
-        for k in range(group, last):
-            kind, memory, start, end, schema, timestamp = find(
-                keys_address + key_offsets[k], key_offsets[k + 1] - key_offsets[k], hashes[k], table, since_ms
-            )
-            kinds[k] = kind
-            if kind != NONE:
-                memories[k], starts[k], ends[k], schemas[k], timestamps[k] = memory, start, end, schema, timestamp
-                if kind < 0:
-                    return kind, k
-                found += 1
-    return found, -1

@@ -1,5 +1,6 @@
-"""Kernels that write the overlay's index: apply log records, assign slots, make the next generation. Plain reference:
-tests/store/test_tailer_kernels.py.
+"""Kernels that write the overlay's index: apply log records, assign slots, make the next generation.
+
+Tried in tests/store/test_tailer.py (against a plain merge of all records) and tests/store/test_overlay_kernels.py.
 
 One process at a time runs them on one partition (it holds the tailer's lock), while readers probe. So every slot is one word stored with
 release order after everything it leads to, and `applied_*` are stored after the slots. All run without the GIL. They trust nothing that
