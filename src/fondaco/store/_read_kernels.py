@@ -238,8 +238,8 @@ def read_many(
     """Find many keys (bytes, offsets [n + 1], hashes [n]); arguments as `read_long`.
 
     Fills, all [n]: wheres (number in the joint list of memories), starts and ends (absolute addresses; start 0: missing), flags, schemas
-    (the value schema of the row's bytes; 0: missing, or MERGED). Works in groups: all slots are asked for, then all records, then keys are compared,
-    so that cache misses overlap.
+    (the value schema of the row's bytes; 0: missing, or MERGED). Works in groups: all slots are asked for, then all records, then keys
+    are compared, so that cache misses overlap.
 
     Returns (number of FRAMEs, number of OTHER_SCHEMA and MERGED, status, key): status is 0, BROKEN at that key, or ASK if the overlay is
     stale or damaged at it: its kind is then in `wheres`, its memory in `starts`, the record's address in `ends`.

@@ -450,7 +450,7 @@ class _Shared:
         store = self._store
         rules = None if store is None else Rules(store.settings.rewind_ms, store.settings.ttl_ms, lambda: self.clock.now_us() // 1000)
         if number == _NO_VERSION:
-            if store is None or self.overlay.refresh().is_empty:
+            if store is None or self.overlay.refresh().partition_count == 0 or not self.overlay.positions():
                 return None
             with self._lock:
                 self.book = self.book.with_all()
