@@ -174,6 +174,8 @@ class Load:
     def __str__(self) -> str:
         asked = len(self.latencies_s) + len(self.errors)
         kinds = {type(error).__name__ for error in self.errors}
+        if not self.latencies_s:
+            return f"{asked} requests: not one was answered ({kinds})"
         times = f"p50 {self.percentile_ms(0.5):.2f} ms, p99 {self.percentile_ms(0.99):.2f} ms, max {self.percentile_ms(1):.0f} ms"
         return f"{asked} requests: {len(self.errors)} errors ({self.error_rate:.3%}{' ' + ', '.join(kinds) if kinds else ''}), {times}"
 

@@ -174,7 +174,7 @@ def test_nodes_share_a_catalog_in_postgresql(tmp_path: Path) -> None:
             number = cluster.push()
             cluster.place(replicas=1)
             cluster.start("n1", "n2")
-            wait_for(lambda: cluster.is_settled(number, 1, by="n1"), "the version is routed")
+            wait_for(lambda: all(cluster.is_settled(number, 1, by=name) for name in cluster.nodes), "the version is routed")
             assert not (cluster.platform.directory / "catalog.sqlite").exists()
             with reading(cluster.addresses) as load:
                 server.stop(signal.SIGQUIT)

@@ -26,7 +26,7 @@ from fondaco.cluster.fetch import FetchStoppedError, Source, fetch_file, fetch_m
 from fondaco.cluster.peers import FileServer, Peer
 from fondaco.cluster.plan import NodePlan, make_plan
 from fondaco.cluster.routing import Router
-from fondaco.cluster.state import ClusterState, ReplicaKey, read_state
+from fondaco.cluster.state import ClusterState, PlacedStore, ReplicaKey, read_state
 from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.errors import FondacoError, UnavailableError
 from fondaco.dataplane.routing import RoutingTable
@@ -98,7 +98,8 @@ class NodeAgent:
         self._pool = ThreadPoolExecutor(self._settings.fetchers, thread_name_prefix="fondaco-fetch")
         self._fetches: dict[ReplicaKey, _Fetch] = {}
         self._manifests = threading.Lock()
-        self._arrived: dict[ReplicaKey, float] = {}
+        self._arrived: dict[ReplicaKey, float] = {}  # when a partition came, on the monotonic clock
+        self._followed: dict[int, tuple[int, float]] = {}  # by store: the version that is served, and since when
         self._routing: RoutingTable | None = None
         self._stopped = threading.Event()
         self._lease = threading.Thread(target=self._keep_lease, name="fondaco-lease", daemon=True)
@@ -255,11 +256,13 @@ class NodeAgent:
             replicas.report(connection, changed)
 
     def _is_settled(self, router: Router, key: ReplicaKey) -> bool:
-        """Whether the serving process has seen a file that came into the version it serves; of others it sees all when it opens them."""
+        """Whether the serving process has seen what it serves of this version: it looks once a second. Other versions it opens when asked
+        for, with all that is there by then."""
         store = router.state.stores.get(key.store_id)
-        if store is None or key.version == 0 or store.placement.routed != key.version:
+        if store is None or self._version_to_follow(store) != key.version:
             return True
-        return time.monotonic() - self._arrived.get(key, -1e9) >= self._settings.settle_s
+        version, since = self._followed.get(key.store_id, (None, 0.0))
+        return version == key.version and time.monotonic() - max(since, self._arrived.get(key, 0.0)) >= self._settings.settle_s
 
     def _on_their_way(self, plan: NodePlan, rows: dict[ReplicaKey, ReplicaRow], now_us: int) -> list[ReplicaRow]:
         reports = []
@@ -351,9 +354,11 @@ class NodeAgent:
             store = by_id.get(store_id)
             if store_id not in left and not self._is_wanted(router, store_id):
                 self._directory.remove_store(name)
-            elif store is not None and store.placement.routed is not None and self._has_manifest(name, store.placement.routed):
-                self._directory.set_current(name, store.placement.routed)
-        keep: dict[str, set[int]] = {store.row.name: {store.placement.routed or 0} for store in by_id.values()}
+            elif store is not None and self._has_manifest(name, version := self._version_to_follow(store)):
+                changed = self._directory.set_current(name, version)
+                if changed or self._followed.get(store_id, (None,))[0] != version:
+                    self._followed[store_id] = (version, time.monotonic())
+        keep: dict[str, set[int]] = {store.row.name: {self._version_to_follow(store)} for store in by_id.values()}
         for key in self._fetches:
             if key.store_id in by_id:
                 keep[by_id[key.store_id].row.name].add(key.version)
@@ -362,6 +367,11 @@ class NodeAgent:
         if self._routing is None or (table.epoch, table.stores) != (self._routing.epoch, self._routing.stores):
             self._directory.write_routing(table.encode())
             self._routing = table
+
+    @staticmethod
+    def _version_to_follow(store: PlacedStore) -> int:
+        """What the serving process is to serve: what is routed; before anything is, what will be, so that it is open by then."""
+        return store.row.current if store.placement.routed is None else store.placement.routed
 
     def _has_manifest(self, store: str, version: int) -> bool:
         """Whether a version can be followed here. One of which this node holds nothing is known by its manifest: readers who come all the

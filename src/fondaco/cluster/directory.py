@@ -7,7 +7,8 @@
         versions/<n>/held.json    which partitions are there, whole and verified (store/partial.py)
         building/<n>/             files on their way (`fetch`); kept over restarts, so that they are resumed
 
-`CURRENT` is the version that routing has adopted, and is not there before the first one is: until then the store cannot be opened here.
+`CURRENT` is the version that routing has adopted; before it has adopted any, the one it will, once its manifest is here. Until then there
+is none, and the store cannot be opened here: it must not be taken for one without rows.
 Only the agent writes here (and the tailer in overlay/); the serving process reads. Methods may be called from any thread.
 """
 
