@@ -350,6 +350,7 @@ def test_after_a_restart_of_the_machine_the_index_is_made_from_the_log(tmp_path:
         flip(_only(overlay_at, ".index"), slot)
     monkeypatch.setattr("fondaco.store._overlay_files.boot_id", lambda: 77)
     monkeypatch.setattr("fondaco.store.tailer.boot_id", lambda: 77)
+    monkeypatch.setattr("fondaco.store.overlay.boot_id", lambda: 77)
     with Overlay.open(overlay_at, log_at, TOPIC) as overlay:
         assert read_all(overlay, model(records)) == {}  # rather nothing than what cannot be trusted
     assert _read_again(overlay_at, log_at, records)
@@ -358,10 +359,8 @@ def test_after_a_restart_of_the_machine_the_index_is_made_from_the_log(tmp_path:
 
 def _copy(path: Path) -> None:
     """Put a copy in its place, as a backup that is brought back does."""
-    data = path.read_bytes()
-    path.unlink()
-    (path.parent / "x").write_bytes(b"takes the inode")
-    path.write_bytes(data)
+    path.rename(path.parent / "kept")
+    path.write_bytes((path.parent / "kept").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -523,6 +522,36 @@ def test_a_slot_of_a_deleted_record_is_used_again_and_hides_nothing(tmp_path: Pa
             tailer.run_once()
             assert {Answer(overlay, b"%d" % i).row for i in range(20)} == {b"%d" % round_}
         assert Freshness.of(overlay_at, target_ms=1).keys == 20
+
+
+def test_a_log_longer_than_slots_reach_is_followed_with_later_origins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tailer_partition, "UNITS_BYTES", 10_000)
+    overlay_at, log_at = place(tmp_path)
+    with make_log(log_at, segment_bytes=1024) as log, both(overlay_at, log_at, log) as (tailer, overlay):
+        for round_ in range(30):
+            offsets = log.append(TOPIC, 0, [put(b"%d" % i, round_, b"%d" % round_) for i in range(20)])
+            tailer.run_once()
+            log.delete_before(TOPIC, 0, offsets[0])
+            assert {Answer(overlay, b"%d" % i).row for i in range(20)} == {b"%d" % round_}
+        assert tailer.partitions[0].position > 40_000
+
+
+def test_a_log_that_keeps_more_than_slots_reach_waits_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_tailer_partition, "UNITS_BYTES", 5_000)
+    overlay_at, log_at = place(tmp_path)
+    with make_log(log_at, segment_bytes=1024) as log, both(overlay_at, log_at, log) as (tailer, overlay):
+        for round_ in range(10):
+            log.append(TOPIC, 0, [put(b"%d" % i, round_, b"%d" % round_) for i in range(20)])
+            tailer.run_once()
+        applied = overlay.applied(0)
+        assert 0 < applied < 200
+        assert Freshness.of(overlay_at, target_ms=1).stalled
+        assert "trim it" in caplog.text
+        log.delete_before(TOPIC, 0, 180)
+        tailer.run_once()
+        assert Answer(overlay, b"0").row == b"9"
 
 
 def test_a_tailer_that_comes_too_late_says_how_much_it_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

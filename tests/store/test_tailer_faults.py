@@ -20,7 +20,7 @@ from fondaco.store.merge import NOTHING, merge
 from fondaco.store.overlay import Overlay
 from fondaco.store.tailer import Tailer
 from fondaco.store.writes import EditKind, Op, pack_edit, pack_patch
-from overlay_parts import TOPIC, Answer, append, make_log, model, place, put, read_all, write
+from overlay_parts import TOPIC, Answer, append, flip, make_log, model, place, put, read_all, write
 
 CHILD = Path(__file__).with_name("overlay_child.py")
 
@@ -82,6 +82,39 @@ def _some_writes(chance: random.Random, count: int, now: int) -> list[Record]:
 @pytest.mark.timeout(120)
 def test_killing_the_tailer_at_any_moment_loses_nothing_and_applies_nothing_twice(tmp_path: Path) -> None:
     _trials(tmp_path, 12, seed=20)
+
+
+@pytest.mark.timeout(120)
+def test_killing_a_tailer_that_makes_its_index_anew_leaves_no_half_of_one(tmp_path: Path) -> None:
+    chance = random.Random(31)
+    print("seed 31")
+    overlay_at, log_at = place(tmp_path)
+    records = [record for part in range(40) for record in _some_writes(chance, 1000, 1000 * part + 1000)]
+    expected = model(records)
+    with make_log(log_at) as log, _Child("tail", overlay_at, log_at, 1) as child:
+        assert child.hear() == "warm"
+        for first in range(0, len(records), 1000):
+            log.append(TOPIC, 0, records[first : first + 1000])
+        whole = 0
+        for trial in range(15):
+            for index in overlay_at.glob("*.index"):
+                flip(index, 8)
+            child.tell(trial)
+            pid = child.hear()
+            time.sleep(chance.random() * 0.25)
+            os.kill(pid, signal.SIGKILL)
+            assert child.hear() == "ended"
+            with Overlay.open(overlay_at, log_at, TOPIC) as overlay:
+                if not overlay.is_empty:
+                    found = read_all(overlay, expected)
+                    assert found == expected
+                    whole += 1
+                assert overlay.applied(0) in ((0, len(records)) if overlay.is_empty else (len(records),))
+        child.finish()
+        with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer, Overlay.open(overlay_at, log_at, TOPIC) as overlay:
+            tailer.run_once()
+            assert read_all(overlay, expected) == expected
+            print({"whole": whole})
 
 
 @pytest.mark.slow

@@ -49,6 +49,9 @@ class GrowingMap:
             self.bytes = max(_pages(reserve_bytes), _pages(status.st_size), mmap.PAGESIZE)
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
             address = _LIBC.mmap(None, self.bytes, access, mmap.MAP_SHARED, descriptor, 0)
+            if address == _FAILED:  # address space is short (ulimit -v): then without a reserve, and mapped again when the file grows
+                self.bytes = max(_pages(status.st_size), mmap.PAGESIZE)
+                address = _LIBC.mmap(None, self.bytes, access, mmap.MAP_SHARED, descriptor, 0)
             if address == _FAILED:
                 code = ctypes.get_errno()
                 raise OSError(code, os.strerror(code), str(path))

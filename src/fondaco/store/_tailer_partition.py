@@ -170,6 +170,11 @@ class PartitionTailer:
         return int(self._cursor[kernels.POSITION])
 
     @property
+    def end(self) -> int:
+        """Where the log ends now."""
+        return self._log[log_state.HIGH_POSITION]
+
+    @property
     def caught_up(self) -> bool:
         """Whether everything that the log holds can be read."""
         return self._hidden_until is None and self._log[log_state.HIGH_POSITION] <= self._cursor[kernels.POSITION]
@@ -375,7 +380,7 @@ class PartitionTailer:
         index, now = self._index, time.monotonic()
         assert index is not None
         entries = int(self._cursor[kernels.ENTRIES])
-        out_of_reach = high - index.origin + STEP_BYTES > UNITS_BYTES
+        out_of_reach = high - index.origin > UNITS_BYTES
         if (self._wants_room or out_of_reach or entries >= LOAD * index.slot_count) and now >= self._retry_at:
             try:
                 self.next_generation()
@@ -385,6 +390,10 @@ class PartitionTailer:
         if now < self._retry_at:
             self.stalled = self._side_is_full or out_of_reach or entries >= int(LOAD_MAX * index.slot_count)
             return not self.stalled
+        if high - self._segments[0].base_position > UNITS_BYTES:
+            self._tell("reach", "more than %d bytes of the log are kept, and an index reaches no further; trim it", UNITS_BYTES)
+            self.stalled = True
+            return False
         return True
 
     def _room_again(self) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 
 from fondaco.core.errors import DeadlineExceededError, InputError
 from fondaco.core.xxh64 import xxh64
+from fondaco.log.state import boot_id
 from fondaco.store import _overlay_cells as cells_of
 from fondaco.store import _overlay_kernels as kernels
 from fondaco.store import _wait_kernels as waits
@@ -161,7 +162,10 @@ class Overlay:
                 self._sleep(partition, min(int(rest * 1e6) + 1, _SLICE_US))
 
     def wait_built(self, deadline: float) -> bool:
-        """Return True as soon as no index is being made anew from the log (after a restart of the machine), False at the deadline."""
+        """Return True as soon as no index has to be made anew from the log (as after a restart of the machine), False at the deadline.
+
+        For readers that begin: somebody must tail, or it never ends before the deadline.
+        """
         while self.rebuilding:
             if time.monotonic() >= deadline:
                 return False
@@ -170,10 +174,13 @@ class Overlay:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether a tailer is making an index anew from the log: until it is done, what was written in real time is not seen."""
+        """Whether an index has to be, or is being, made anew from the log: until that is done, real-time writes are not seen."""
         cells = self._cells
-        return cells is not None and any(
-            cells.view[cells.partition(partition) + cells_of.REBUILDING] for partition in range(cells.view[cells_of.PARTITIONS])
+        if cells is None or cells.view[cells_of.PARTITIONS] == 0:
+            return False
+        partitions = range(cells.view[cells_of.PARTITIONS])
+        return cells.view[cells_of.BOOT] != boot_id() or any(
+            cells.view[cells.partition(partition) + cells_of.REBUILDING] for partition in partitions
         )
 
     def _sleep(self, partition: int, us: int) -> None:

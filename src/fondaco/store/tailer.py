@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from fondaco.core.clock import Clock, SystemClock
-from fondaco.core.errors import FondacoError, LockedError, ReadOnlyError, TopicNotFoundError
+from fondaco.core.errors import LockedError, ReadOnlyError, TopicNotFoundError
 from fondaco.core.files import FileLock, os_errors
 from fondaco.log.state import boot_id
 from fondaco.store import _overlay_cells as cells_of
@@ -116,24 +116,33 @@ class Tailer:
 
     def run_once(self) -> int:
         """Apply what the log holds now; return how many records it was. It stops early when `stop` was called, or the disk is full."""
+        total = self.step()
+        ends = {partition: partition.end for partition in self.partitions}
+        idle = 0
+        while idle < 2 and self._stop[0] == 0:
+            behind = [partition for partition, end in ends.items() if partition.position < end and not partition.stalled]
+            if not behind or not self.partitions:
+                break
+            before = [partition.position for partition in behind]
+            total += self.step()
+            idle = idle + 1 if before == [partition.position for partition in behind] else 0  # once is fine: an index was full
+        return total
+
+    def step(self) -> int:
+        """Apply a step (8 MiB of the log) in every partition that has more; return how many records it was."""
         if not self._find_topic():
             return 0
-        total, now_us = 0, self._clock.now_us
+        total, now_us, view = 0, self._clock.now_us, self._cells.view
         begun_us = now_us()
         for partition in self.partitions:
-            idle = 0
-            while idle < 2 and self._stop[0] == 0:
-                before = partition.position
-                with contextlib.suppress(FileNotFoundError):  # the log's retention removed a segment between the look and the map
-                    total += partition.step(now_us, self._started_ms)
-                if partition.caught_up or partition.stalled:
-                    break
-                idle = idle + 1 if partition.position == before else 0  # once is fine: then the index was full, and is not any more
-        view = self._cells.view
+            with contextlib.suppress(FileNotFoundError):  # the log's retention removed a segment between the look and the map
+                total += partition.step(now_us, self._started_ms)
         if all(partition.caught_up for partition in self.partitions):
             view[cells_of.CAUGHT_UP_US] = begun_us
         view[cells_of.STALLED] = int(any(partition.stalled for partition in self.partitions))
         view[cells_of.ALIVE_US] = now_us()
+        if total:
+            self._moved_at = time.monotonic()
         if any(partition.deleted for partition in self.partitions):
             self._forget_topic()
         return total
@@ -141,9 +150,13 @@ class Tailer:
     def run(self, stop: threading.Event) -> None:
         """Tail until `stop` is set (or `stop` was called)."""
         while not stop.is_set() and self._stop[0] == 0:
-            if self.run_once():
-                self.moved()
+            self.step()
             wait_all((self,))
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that the log holds can be read; also while there is no topic."""
+        return all(partition.caught_up for partition in self.partitions)
 
     def stop(self) -> None:
         """Make `run` return, and `run_once` break off, soon. From any thread."""
@@ -162,10 +175,6 @@ class Tailer:
         """How long to sleep between looks now."""
         idle_s = time.monotonic() - self._moved_at
         return POLL_US_MIN if idle_s < 1 else min(POLL_US_MAX, int(idle_s * 1000))
-
-    def moved(self) -> None:
-        """Note that the log moved: it is looked at more often from now on."""
-        self._moved_at = time.monotonic()
 
     def applied(self, partition: int) -> int:
         """Every record of the partition with a lower offset can be read."""
@@ -341,7 +350,7 @@ class TailerThread:
                 pass
             except (ReadOnlyError, FileNotFoundError):  # a directory that others write, or a store that was deleted
                 pause = _RETRY_SECONDS
-            except (FondacoError, OSError) as exc:
+            except Exception as exc:  # whatever it is: readers depend on somebody who tries again
                 pause = _RETRY_SECONDS
                 if str(exc) != told:
                     told = str(exc)

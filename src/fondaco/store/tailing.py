@@ -138,9 +138,9 @@ class Tailing:
         try:
             if store.tailer is None:
                 store.tailer = self._open(store)
-            if store.tailer.run_once():
-                store.tailer.moved()
-            store.started, store.said = True, ""
+            store.tailer.step()
+            store.started = store.started or store.tailer.caught_up
+            store.said = ""
         except LockedError as exc:
             store.again_at = now + LOCK_SECONDS
             store.started = True
