@@ -31,7 +31,8 @@ from fondaco.dataplane.retry import RetryPolicy, is_passing
 TIMEOUT_S: Final = 5.0
 TIMEOUT_S_MAX: Final = 3600.0
 IN_FLIGHT: Final = 4  # pieces of one call under way at a time
-HUNG_S: Final = 0.25  # a hedged peer that has not answered after so long, when the other did at once, is avoided for a while
+HUNG_S: Final = 0.25  # a peer that has not answered after so long, and ten times what is usual, hangs: it is avoided for a while
+GATEWAY_HUNG_S: Final = 1.0  # the same where nothing is known of what is usual
 _NO_CONNECTION_PAUSE_S: Final = 0.002
 _MISSING: Final = (b'{"found":false', b'{"found": false')
 
@@ -162,8 +163,11 @@ class Caller:
         Raises:
             DeadlineExceededError; and errors that another attempt would meet again.
         """
-        hedge_at = running[0].started + window.delay_s if window is not None and len(peers) > 1 else deadline
-        last = Outcome()
+        first, last = running[0], Outcome()
+        hung_at = first.started + (max(HUNG_S, 10 * window.delay_s) if window is not None else min(GATEWAY_HUNG_S, (deadline - began) / 3))
+        hedge_at = first.started + window.delay_s if window is not None else hung_at
+        if len(peers) < 2:
+            hedge_at = hung_at = deadline
         while running:
             yield Wait(running, min(deadline, hedge_at))
             for exchange in [exchange for exchange in running if exchange.done]:
@@ -185,9 +189,13 @@ class Caller:
                     self.on_failure(exchange.peer)
                 raise _late(what, began, deadline, f"{running[0].peer.url} had not answered")
             if running and now >= hedge_at:
-                hedge_at = deadline
+                budget, hedge_at = (self.hedges, hung_at) if now < hung_at else (self.retries, deadline)
+                if budget is self.retries:  # not slow but hung: others should not wait for it either
+                    for exchange in running:
+                        exchange.peer.failed(now)
+                        self.on_failure(exchange.peer)
                 other = choose(peers, {*failed, *(exchange.peer for exchange in running)}, now, self.rng)
-                if other is not None and other.avoided_until <= now and self.hedges.spend():
+                if other is not None and other.avoided_until <= now and budget.spend():
                     second = self.transport.start(other, request, deadline, wait=False)
                     if second is not None:
                         running.append(second)
@@ -200,9 +208,6 @@ class Caller:
             for loser in losers:
                 window.add(loser.seconds)  # at least so long: leaving it out would make slow peers look fast
         for loser in losers:
-            if loser.seconds > 10 * winner.seconds and loser.seconds > HUNG_S:
-                loser.peer.failed(time.monotonic())
-                self.on_failure(loser.peer)
             self.transport.abandon(loser)
         losers.clear()
 

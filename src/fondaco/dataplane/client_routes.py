@@ -49,7 +49,7 @@ class Routes:
     """The newest table, and what was made of it."""
 
     def __init__(self, seeds: Sequence[Peer], token: str | None, tls: ssl.SSLContext | None) -> None:
-        self._token, self._tls = token, tls
+        self._token, self._tls, self._given = token, tls, tuple(seeds)
         self._peers = {peer.url: peer for peer in seeds}
         self._table: RoutingTable | None = None
         self._stores: dict[str, Route] = {}
@@ -100,10 +100,9 @@ class Routes:
             route = self._stores[name] = Route(found, replicas)
         return route
 
-    @property
-    def seeds(self) -> tuple[Peer, ...]:
-        """Everybody who can be asked for a table."""
-        return tuple(self._peers.values())
+    def seeds(self, now: float) -> tuple[Peer, ...]:
+        """Who to ask for a table: those that were given; while all of them fail, every node that is known."""
+        return self._given if any(peer.avoided_until <= now for peer in self._given) else tuple(self._peers.values())
 
     def _peer(self, address: str) -> Peer:
         peer = self._peers.get(address)

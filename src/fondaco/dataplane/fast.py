@@ -57,7 +57,7 @@ class FastOperations(ReaderOperations):
             routes.asking(now)
             request = Request("GET", wire.ROUTING, (("Accept", wire.JSON),))
             try:
-                answer = yield from self._caller.ask("routing table", request, routes.seeds, deadline)
+                answer = yield from self._caller.ask("routing table", request, routes.seeds(now), deadline)
                 routes.take(decode_routing(bytes(answer.body), self._peers[0].url))
             except UnavailableError as exc:
                 if isinstance(exc, ProtocolError) or not routes.is_usable(now):
