@@ -104,7 +104,8 @@ class Supervisor:
     async def _announce(self) -> None:
         for process in self._processes:
             await process.ready.wait()
-        self._on_ready(self._run_file())
+        with contextlib.suppress(OSError):  # whoever read our stdout has left
+            self._on_ready(self._run_file())
 
     @property
     def _processes(self) -> list[KeptProcess]:
