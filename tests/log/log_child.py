@@ -4,6 +4,7 @@
 wait for all of them and answer "ended". Forking a warm process makes dozens of trials affordable; every child opens its own log. The work:
   "append": append without end, and note after each append that returned, in the file "acknowledged", what it was;
   "compact": append rounds over a few keys and compact, without end, noting each round that was appended;
+  "die": append four times, then compact or delete, and die before one of the stores into the cells;
   "produce": append `count` batches of a producer's name and end.
 `follow DIRECTORY COUNT`: tail partition 0 from its begin until COUNT records were seen; answer how they came.
 """
@@ -57,7 +58,37 @@ def produce(log: EmbeddedLog, order: dict[str, Any]) -> None:
         log.append("t", 0, records, durability="disk" if batch % 10 == 0 else "os")
 
 
-WORK = {"append": append, "compact": compact, "produce": produce}
+class DyingCells:
+    """Cells of a partition for a process that dies, like by a kill, just before its `last`-th store into them."""
+
+    def __init__(self, cells: memoryview, last: int) -> None:
+        self.cells, self.left = cells, last
+
+    def __getitem__(self, at: int) -> int:
+        return self.cells[at]
+
+    def __setitem__(self, at: int, value: int) -> None:
+        if self.left == 0:
+            os._exit(9)
+        self.left -= 1
+        self.cells[at] = value
+
+
+def die(log: EmbeddedLog, order: dict[str, Any]) -> None:
+    partition = log._partition("t", 0).partition
+    partition.cells = DyingCells(partition.cells, order["stores"])
+    noted = os.open(order["acknowledged"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for step, durability in enumerate(("os", "disk", "os", "disk")):
+        offsets = log.append("t", 0, [Record(b"%d" % i, b"%d" % step * 30) for i in range(3)], durability=durability)
+        os.write(noted, json.dumps([offsets.stop, 0]).encode() + b"\n")
+    if order["compacts"]:
+        log.compact("t", 0)
+    else:
+        log.delete_before("t", 0, 4)
+    os.write(noted, json.dumps([12, 1]).encode() + b"\n")
+
+
+WORK = {"die": die, "append": append, "compact": compact, "produce": produce}
 
 
 def warm() -> None:
@@ -75,10 +106,9 @@ def fork_workers() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["work"] == "reap":
-            for child in children:
-                os.waitpid(child, 0)
+            statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             children.clear()
-            say("ended")
+            say(statuses if order.get("statuses") else "ended")
             continue
         child = os.fork()
         if child == 0:

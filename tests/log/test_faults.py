@@ -168,6 +168,41 @@ def test_a_process_that_died_between_the_stores_that_publish_has_published(tmp_p
         assert len(read_all(log)) == 4
 
 
+@pytest.mark.parametrize("compacts", [False, True])
+@pytest.mark.parametrize("segment_bytes", [400, 64 << 20], ids=["many segments", "one segment"])
+def test_a_process_may_die_before_any_store_into_the_cells(tmp_path: Path, compacts: bool, segment_bytes: int) -> None:
+    with _Child("fork") as child:
+        assert child.hear() == "warm"
+        for stores in range(200):
+            directory, notes = tmp_path / f"{stores}", tmp_path / f"{stores}.acknowledged"
+            with EmbeddedLog(directory) as log:
+                log.create_topic("t", TopicConfig(1, segment_bytes=segment_bytes, cleanup="compact" if compacts else "delete"))
+            child.ask(work="die", directory=str(directory), stores=stores, compacts=compacts, acknowledged=str(notes))
+            (status,) = child.ask(work="reap", statuses=True)
+            high, removed = acknowledged(notes)[-1] if acknowledged(notes) else (0, 0)
+            with EmbeddedLog(directory) as log:
+                offsets = [record.offset for record in read_all(log)]
+                assert high <= log.high_watermark("t", 0) <= min(high + 3, 12)
+                appended = log.append("t", 0, [Record(b"x", b"y")]).start
+                assert appended % 3 == 0
+                after = [record.offset for record in read_all(log)]
+                assert after[-1] == appended
+                assert after[:-1] == offsets or not removed  # what a reader has seen stays
+                everything = list(range(appended + 1))
+                if compacts:
+                    assert after in (everything, everything[-4:]), stores
+                else:
+                    assert after in (everything, everything[4:]), stores
+                assert after != everything or not removed
+                log.compact("t", 0) if compacts else log.delete_before("t", 0, appended)
+                assert read_all(log)[-1].offset == appended
+            assert not any(path.suffix == ".compacting" for path in directory.rglob("*"))
+            if status == 0:
+                break
+        assert stores > 20
+        assert status == 0
+
+
 def test_a_segment_begun_by_a_process_that_died_is_begun_again(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path) as log:
         log.create_topic("t", TopicConfig(1, segment_bytes=1))

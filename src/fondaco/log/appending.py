@@ -170,9 +170,10 @@ class Appender:
                 cells[state.WRITING] = 0 if partition.agrees() else os.getpid()  # not cut back: the next holder does it
                 raise
             position = cells[state.HIGH_POSITION] + size
+            cells[state.APPENDED_MS] = now_ms
+            cells[state.PENDING_POSITION] = -1  # or the position of the batch before would vouch for the offset of this one
             cells[state.PENDING_OFFSET] = offset
             cells[state.PENDING_POSITION] = position
-            cells[state.APPENDED_MS] = now_ms
             start = cells[state.HIGH_POSITION] - partition.active()[1]
             cells[state.HIGH_POSITION] = position
             cells[state.HIGH_OFFSET] = offset
