@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fondaco.core.version import VERSION
+
 if TYPE_CHECKING:
     from fondaco import features, schema
     from fondaco.core import errors
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from fondaco.remote import RemotePlatform
     from fondaco.store import PushReport, Store
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = ["Platform", "PushReport", "Store", "__version__", "connect", "errors", "features", "open", "schema"]
 

@@ -12,9 +12,9 @@ import sys
 
 import click
 
-from fondaco import __version__
 from fondaco.cli._common import SuggestingGroup
 from fondaco.core.errors import FondacoError
+from fondaco.core.version import VERSION
 
 _NOUNS = {
     "quickstart": "Run the main job on real data: from raw flights to an online prediction.",
@@ -44,7 +44,7 @@ class _Nouns(SuggestingGroup):
 
 
 @click.command(cls=_Nouns, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="fondaco %(version)s")
+@click.version_option(VERSION, message="fondaco %(version)s")
 def cli() -> None:
     """Fondaco: derived data, features, graphs and models in one directory."""
 

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fondaco import __version__
 from fondaco.control.runfile import ProcessState, find_run_file
+from fondaco.core.version import VERSION
 from fondaco.platform import Platform
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,7 +45,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("fondaco_build_info", "Version of Fondaco; always 1.", labels=["version"])
-        info.add_metric([__version__], 1)
+        info.add_metric([VERSION], 1)
         yield info
         failed = GaugeMetricFamily("fondaco_scrape_errors", "Parts that this scrape could not read.", labels=["part"])
         for part, source in self._sources.items():

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from fondaco import __version__
 from fondaco.control.api import NoQuery, Operation
+from fondaco.core.version import VERSION
 from fondaco.dataplane import wire
 
 _REF: Final = "#/components/schemas/{name}"
@@ -46,7 +46,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Fondaco control API",
-            "version": __version__,
+            "version": VERSION,
             "description": "Steers stores and shows what goes on. Rows are read and written at the addresses of `GET /v1/endpoints`.",
         },
         "paths": paths,

@@ -10,12 +10,12 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from fondaco import __version__
 from fondaco.control.api import Answer, Call, Operation
 from fondaco.control.metrics import CONTENT_TYPE, Metrics
 from fondaco.control.openapi import document
 from fondaco.control.routing import routing_table
 from fondaco.control.runfile import find_run_file
+from fondaco.core.version import VERSION
 from fondaco.dataplane import wire
 from fondaco.platform import Platform
 
@@ -41,7 +41,7 @@ def operations(platform: Platform, data: Sequence[str], metrics: Metrics) -> lis
     """The operations that only look. `data` are the addresses of the data plane."""
 
     async def endpoints(request: Request, call: Call) -> Endpoints:
-        return Endpoints(_reachable_all(data, request), _here(request), __version__)
+        return Endpoints(_reachable_all(data, request), _here(request), VERSION)
 
     async def table(request: Request, call: Call) -> Answer:
         return Answer((await run_in_threadpool(routing_table, platform, _reachable_all(data, request))).encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fondaco import __version__
+from fondaco.core.version import VERSION
 from fondaco.dataplane import wire
 from fondaco.dataplane.limits import REQUEST_ID_MAX
 
@@ -41,7 +41,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Fondaco data plane",
-            "version": __version__,
+            "version": VERSION,
             "description": "Reads and writes rows of stores. Versions, pushes and settings are steered through the control API.",
         },
         "paths": {
