@@ -78,10 +78,16 @@ def check_push_id(push_id: str) -> str:
 
 
 def find_finished(context: StoreContext, push_id: str) -> PushReport | None:
-    """The report of a push of this id that ended well, or None."""
+    """The report of a push of this id that ended well, or None.
+
+    Raises:
+        InputError: the id is that of an incremental push, which built no version.
+    """
     with context.catalog.read() as connection:
         stores.check_live(connection, context.row)
         push = pushes.find_latest(connection, context.id, push_id)
+        if push is not None and push.kind == "incremental":
+            raise InputError(f"push id {push_id!r} of store {context.name!r} is that of an incremental push; choose another")
         if push is None or push.state not in (VersionState.READY, VersionState.CURRENT):
             return None
         version = next(row for row in versions.all_of(connection, context.id) if row.number == push.version)
