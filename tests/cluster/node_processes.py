@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +126,9 @@ class ClusterProcesses:
         return [node.address for node in self.nodes.values()]
 
     def table(self, name: str) -> RoutingTable:
-        return decode_routing((self.nodes[name].directory / "routing.json").read_bytes(), name)
+        """The routing table that a node gives to readers."""
+        with urllib.request.urlopen(f"{self.nodes[name].address}/v1/routing", timeout=PATIENCE_S) as answer:
+            return decode_routing(answer.read(), name)
 
     def routed(self, name: str) -> int | None:
         route = self.table(name).stores.get("s")

@@ -431,6 +431,23 @@ def test_while_the_catalog_cannot_be_reached_a_node_keeps_what_it_has(cluster: C
     assert len(cluster.files_of("n1", 1)) == PARTITIONS
 
 
+def test_after_the_catalog_was_away_leases_that_nobody_could_renew_are_believed_for_a_while(cluster: Cluster) -> None:
+    cluster.push()
+    cluster.place(replicas=2)
+    for name in ("n1", "n2"):
+        cluster.start(name)
+    cluster.until(lambda: cluster.routed() == 1 and len(cluster.states("n1")) == len(cluster.states("n2")) == PARTITIONS)
+    cluster.clock.advance(us=3_601_000_000)
+    agent = cluster.agents["n1"]
+    agent._reached_at -= 3_601  # it had no answer for so long
+    agent.reconcile()
+    assert set(cluster.table().stores["s"].addresses) == {"http://n1:1", "http://n2:1"}
+    agent._grace = (time.monotonic(), agent._grace[1])  # one lease later
+    assert agent.renew_lease()
+    agent.reconcile()
+    assert set(cluster.table().stores["s"].addresses) == {"http://n1:1"}
+
+
 def test_ending_an_agent_ends_its_lease(cluster: Cluster) -> None:
     cluster.start("n1")
     cluster.stop("n1")

@@ -98,6 +98,8 @@ class NodeAgent:
         self._pool = ThreadPoolExecutor(self._settings.fetchers, thread_name_prefix="fondaco-fetch")
         self._fetches: dict[ReplicaKey, _Fetch] = {}
         self._manifests = threading.Lock()
+        self._reached_at = time.monotonic()  # when a pass last had the catalog's answer
+        self._grace = (0.0, 0)  # until when leases are believed longer, and how much
         self._arrived: dict[ReplicaKey, float] = {}  # when a partition came, on the monotonic clock
         self._followed: dict[int, tuple[int, float]] = {}  # by store: the version that is served, and since when
         self._routing: RoutingTable | None = None
@@ -213,7 +215,18 @@ class NodeAgent:
         return plan
 
     def _router(self, state: ClusterState) -> Router:
-        return Router(state, self._clock.now_us(), forget_s=self._settings.forget_s)
+        return Router(state, self._clock.now_us(), forget_s=self._settings.forget_s, grace_us=self._grace_us())
+
+    def _grace_us(self) -> int:
+        """How much longer leases are believed. While nobody could reach the catalog all leases ran out; for one lease after that it is not
+        known who is gone, and who has not come to renewing his."""
+        now, lease_s = time.monotonic(), self._settings.lease_s
+        missed_s = now - self._reached_at
+        self._reached_at = now
+        if missed_s > lease_s / 2:
+            self._grace = (now + lease_s, round((missed_s + lease_s) * 1e6))
+        until, grace_us = self._grace
+        return grace_us if now < until else 0
 
     def _adopt(self, adopted: dict[int, int]) -> None:
         """Write down which versions readers are sent to; decided again under the write lock, for another node may just have done so."""

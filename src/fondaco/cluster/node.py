@@ -34,7 +34,7 @@ from fondaco.core.ids import check_name
 from fondaco.dataplane.binding import check_port_free, check_tls, is_loopback, url_of
 from fondaco.store.log_handle import LOG_DIRECTORY
 
-LEAVE_S: Final = 2.0  # from the end of the lease to the end of the server: twice what a routing table lives
+LEAVE_S: Final = 3.0  # from the end of the lease to the end of the server: until the others say so, and readers have asked them
 STOP_S: Final = 15.0
 _MARKER: Final = "FONDACO"
 _LOGGER = logging.getLogger(__name__)

@@ -19,10 +19,16 @@ from fondaco.dataplane.routing import TTL_MS, RoutingTable, StoreRoute
 class Router:
     """A state of the cluster at a moment, asked for where things are and should be."""
 
-    def __init__(self, state: ClusterState, now_us: int, *, forget_s: float = FORGET_S) -> None:
+    def __init__(self, state: ClusterState, now_us: int, *, forget_s: float = FORGET_S, grace_us: int = 0) -> None:
+        """
+        Args:
+            grace_us: how much longer leases are believed: after the catalog could not be reached, nobody had renewed his.
+        """
         self.state, self.now_us = state, now_us
+        self._leases_us = now_us - grace_us
         self._candidates = {
-            store_id: eligible(store.placement, state.nodes.values(), now_us, forget_s=forget_s) for store_id, store in state.stores.items()
+            store_id: eligible(store.placement, state.nodes.values(), self._leases_us, forget_s=forget_s)
+            for store_id, store in state.stores.items()
         }
 
     def assigned(self, key: ReplicaKey) -> tuple[str, ...]:
@@ -33,7 +39,7 @@ class Router:
     def ready(self, key: ReplicaKey) -> list[ReplicaRow]:
         """The replicas that live nodes can be asked for: ready, or draining and still there."""
         can = (ReplicaState.READY, ReplicaState.DRAINING)
-        return [row for row in self.state.replicas.get(key, ()) if row.state in can and self.state.is_live(row.node, self.now_us)]
+        return [row for row in self.state.replicas.get(key, ()) if row.state in can and self.state.is_live(row.node, self._leases_us)]
 
     def routed(self, key: ReplicaKey) -> tuple[str, ...]:
         """The nodes that readers are sent to, the preferred ones first."""

@@ -46,10 +46,7 @@ class NodeTailing:
             self._look(now)
         for name, tailer in list(self._tailers.items()):
             try:
-                applied_here = tailer.run_once()
-                if applied_here:
-                    tailer.moved()
-                applied += applied_here
+                applied += tailer.step()
             except (FondacoError, OSError) as exc:
                 self._rest(name, exc)
         return applied
