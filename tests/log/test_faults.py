@@ -406,9 +406,9 @@ def test_a_newer_format_is_refused_and_not_touched(tmp_path: Path) -> None:
 def test_an_index_of_any_content_changes_no_answer(tmp_path: Path) -> None:
     chance = random.Random(3)
     with EmbeddedLog(tmp_path) as log:
-        log.create_topic("t", TopicConfig(1, segment_bytes=200_000))
+        log.create_topic("t", TopicConfig(1, segment_bytes=2_000_000))
         for i in range(300):
-            log.append("t", 0, [Record(b"k", b"%d" % i * 700, 1000 + 10 * i - (i % 7) * 30)])
+            log.append("t", 0, [Record(b"k", b"%d" % i * 6000, 1000 + 10 * i - (i % 7) * 30)])
         moments = [record.timestamp_ms for record in read_all(log)]
     indexes = sorted((tmp_path / "t" / "0").glob("*.index"))
     assert len(indexes) >= 2

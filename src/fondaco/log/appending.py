@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fondaco.core.errors import FondacoError, InputError, LimitError, StateError, StorageError
 from fondaco.core.files import os_errors
 from fondaco.log import _kernels, state
+from fondaco.log.index import IndexBuilder
 from fondaco.log.log import Durability
 from fondaco.log.partition import Partition
 from fondaco.log.records import RecordBatch
@@ -31,7 +32,7 @@ from fondaco.log.segments import address_of, segment_path, write_at
 BATCH_BYTES_MAX: Final = 1 << 30
 _GROUP_BYTES: Final = 4 << 20  # of waiting batches that share a write; one larger batch goes alone
 _KEPT_BYTES: Final = 8 << 20  # of the buffer for framing, between calls
-_RESERVED_BATCH_BYTES: Final = 1 << 20  # synced batches up to this size are written into space reserved before
+_RESERVED_BATCH_BYTES: Final = 64 << 10  # synced batches up to this size go into space reserved before; for larger ones zeros cost more
 _IDLE_S: Final = 60.0  # a closed segment not appended to for so long has been written by the kernel, which waits 30 s; syncing it is quick
 
 
@@ -169,18 +170,19 @@ class Appender:
                 cells[state.PENDING_POSITION] = -1
                 cells[state.WRITING] = 0 if partition.agrees() else os.getpid()  # not cut back: the next holder does it
                 raise
+            index = self._index(run, timestamps)
             position = cells[state.HIGH_POSITION] + size
             cells[state.APPENDED_MS] = now_ms
+            cells[state.SEGMENT_TIMESTAMP_MAX] = index.timestamp_max  # too high does no harm, too low would hide records from a search
             cells[state.PENDING_POSITION] = -1  # or the position of the batch before would vouch for the offset of this one
             cells[state.PENDING_OFFSET] = offset
             cells[state.PENDING_POSITION] = position
-            start = cells[state.HIGH_POSITION] - partition.active()[1]
             cells[state.HIGH_POSITION] = position
             cells[state.HIGH_OFFSET] = offset
             if durable:
                 partition.note_synced(offset, position)
         self.appended = True
-        self._write_index(run, timestamps, start)
+        partition.write_index(index)
         for ticket in run:
             ticket.range = range(ticket.first, _offset_after(ticket, ticket.base_offset))
 
@@ -236,12 +238,14 @@ class Appender:
                 raise StorageError(f"{path} could not be written or synced: {exc}; the batch was not appended. Check the disk.") from exc
             raise
 
-    def _write_index(self, run: Sequence[Ticket], timestamps: Sequence[int], byte: int) -> None:
+    def _index(self, run: Sequence[Ticket], timestamps: Sequence[int]) -> IndexBuilder:
+        """The entries for batches that lie behind the committed end."""
         builder = self._partition.index_builder()
+        byte = self._segment_bytes()
         for ticket, timestamp_max in zip(run, timestamps, strict=True):
             builder.add(ticket.first, byte, timestamp_max)
             byte += ticket.bytes
-        self._partition.write_index(builder)
+        return builder
 
     def _sync_idle(self) -> None:
         """Sync closed segments that nobody has appended to for a minute, so that a restart has little to check."""

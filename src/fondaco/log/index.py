@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fondaco.log._kernels import BATCH_HEADER_BYTES, BATCH_MAGIC, NO_TIMESTAMP, SEGMENT_HEADER_BYTES
 from fondaco.log.segments import checksum_of
 
-SPACING_BYTES: Final = 64 << 10  # walking headers over so much takes some microseconds
+SPACING_BYTES: Final = 256 << 10  # walking headers over so much takes some microseconds
 ENTRY_BYTES: Final = 32
 _ENTRY: Final = struct.Struct("<qQq")
 _U64: Final = struct.Struct("<Q")

@@ -29,7 +29,7 @@ from fondaco.log.view import PartitionView, SegmentFile
 
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _RESERVE_MIN = 64 << 10
-_RESERVE_MAX = 4 << 20  # zeros are written twice over, so not for what is nearly as large as this
+_RESERVE_MAX = 1 << 20
 _ATTEMPTS = 100  # of a reader to catch the files of one generation; each new attempt means that somebody changed them
 
 
@@ -224,13 +224,12 @@ class Partition:
     def write_index(self, builder: IndexBuilder) -> None:
         """Append the entries chosen for the active segment; under the lock. A full disk costs only the entries."""
         cells = self.cells
-        path = segment_path(self.directory, cells[state.ACTIVE_BASE]).with_suffix(".index")
         if builder.entries:
+            path = segment_path(self.directory, cells[state.ACTIVE_BASE]).with_suffix(".index")
             with contextlib.suppress(OSError), opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
                 write_at(descriptor, builder.packed(), ENTRY_BYTES * cells[state.INDEX_ENTRIES])
                 cells[state.INDEX_BYTE] = builder.last_byte
                 cells[state.INDEX_ENTRIES] += len(builder.entries)
-        cells[state.SEGMENT_TIMESTAMP_MAX] = builder.timestamp_max
 
     def index_builder(self) -> IndexBuilder:
         """What goes on with the active segment's index; under the lock."""
