@@ -93,7 +93,7 @@ def check_request_id(request: Request) -> None:
     """Raises InputError: an id that is too long or cannot be given back."""
     number = request.headers.get(b"fondaco-request-id")
     if number is not None and not (len(number) <= REQUEST_ID_MAX and number.isascii() and number.decode("ascii").isprintable()):
-        del request.headers[b"fondaco-request-id"]
+        request.headers = {name: value for name, value in request.headers.items() if name != b"fondaco-request-id"}
         raise InputError(f"{wire.REQUEST_ID} is up to {REQUEST_ID_MAX} visible ASCII characters")
 
 

@@ -1,7 +1,7 @@
 """Auth: who calls, and what they may do: a snapshot of the catalog's tokens that is looked at on each request and replaced behind it.
 
-A caller's token is looked up by its SHA-256, so comparing takes the same time whatever was sent, and no secret lies in memory for longer
-than its request. Expiry is judged on each request; a revoked token is refused as soon as the next snapshot is there (a second).
+A token is looked up by the SHA-256 of its secret, and a header that was good before by the header's hash, so how long a look-up takes says
+nothing about any secret. Expiry is judged on each request; a revoked token is refused as soon as the next snapshot is there (a second).
 Where tokens are not required, a request without one may do everything; one that is sent all the same must be good.
 
 The snapshot is replaced as a whole by the event loop's thread; lookups happen on that thread only.
@@ -19,6 +19,7 @@ from fondaco.core.errors import AuthenticationError, PermissionDeniedError
 
 ANONYMOUS: Final = "anonymous"  # name of callers without a token, as quotas know them
 _SECRET_BYTES_MAX: Final = 256
+_REMEMBERED: Final = 10_000
 
 
 class Caller:
@@ -79,6 +80,7 @@ class Access:
             else:
                 refused[digest] = token
         self._callers, self._refused = callers, refused
+        self._known: dict[bytes, Caller] = {}  # good headers of this snapshot, which saves parsing and hashing them
 
     def caller(self, header: bytes | None) -> Caller:
         """The caller that an `Authorization` header names.
@@ -90,6 +92,9 @@ class Access:
             if self.required:
                 raise AuthenticationError("no token")
             return self._anonymous
+        known = self._known.get(header)
+        if known is not None and time.time_ns() // 1000 < known.expires_us:
+            return known
         scheme, _, secret = header.partition(b" ")
         secret = secret.strip()
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= _SECRET_BYTES_MAX:
@@ -97,6 +102,8 @@ class Access:
         digest = hashlib.sha256(secret).digest()
         caller = self._callers.get(digest)
         if caller is not None and time.time_ns() // 1000 < caller.expires_us:
+            if len(self._known) < _REMEMBERED:
+                self._known[header] = caller
             return caller
         if caller is not None:
             raise AuthenticationError(f"the token {caller.name!r} expired")

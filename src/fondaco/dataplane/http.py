@@ -7,6 +7,9 @@ half-closed connections. Requests of one connection are answered one after the o
     Answer      a response to be written; its body is bytes, pieces, or pieces that are still being made (sent chunked)
     Work        a function that gives a coroutine of an Answer: run as a task, waited for, and cancelled if the client goes away
 
+A client's heads repeat: its gets differ in nothing but the target. So the head of a GET that `get_now` may answer is parsed once and
+remembered by its bytes; the next equal one costs a look-up and a check of the request line, and is answered without a request being made.
+
 Back-pressure: while `WRITE_HIGH` bytes wait for a slow reader nothing more is computed for that connection, and while `PIPELINE_MAX`
 requests wait nothing more is read from it. A reader that takes nothing for `idle_s` is cut off. After `TURN_REQUESTS` answers the other
 connections get their turn. What is refused before it was read completely is answered, and then the connection is read to its end for a
@@ -19,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from email.utils import formatdate
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import httptools
 
@@ -41,6 +45,10 @@ _REASONS: Final = {
     429: "Too Many Requests", 431: "Request Header Fields Too Large", 500: "Internal Server Error", 502: "Bad Gateway",
     503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported", 507: "Insufficient Storage",
 }  # fmt: skip
+_REQUEST_LINE: Final = re.compile(rb"GET (/[!-~]*) HTTP/1\.1")
+_UNKNOWN: Final[Any] = object()
+_HEADS_MAX: Final = 1024
+_HEAD_REMEMBERED: Final = 2048  # bytes of a request whose head is kept
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -93,20 +101,35 @@ def refusal(error: FondacoError, status: int | None = None, *, headers: Sequence
 Work: TypeAlias = Callable[
     [], Coroutine[Any, Any, Answer]
 ]  # not the coroutine itself: a task that is cancelled before it begins never runs it
-Application: TypeAlias = Callable[[Request], "bytes | Answer | Work"]
+
+
+class Application(Protocol):
+    """What the server asks for answers. It raises nothing."""
+
+    def __call__(self, request: Request) -> bytes | Answer | Work:
+        """The answer to a request."""
+        ...
+
+    def refuse_head(self, request: Request) -> Answer | None:
+        """What can be refused of a request whose body is not there yet, for a client that asked first (`Expect`)."""
+        ...
+
+    def is_usual(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether `get_now` may answer a plain GET with these headers."""
+        ...
+
+    def get_now(self, target: bytes, authorization: bytes | None) -> bytes | None:
+        """The whole response to such a GET, or None: then it is asked as any other request."""
+        ...
 
 
 class HttpServer:
     """What the connections of one server share: the application, limits, tasks, and the count of everything."""
 
-    def __init__(
-        self, application: Application, limits: Limits, tasks: asyncio.TaskGroup, *, check_head: Callable[[Request], Answer | None]
-    ) -> None:
-        """
-        Args:
-            check_head: refuses a request whose body is not there yet, for a client that asked first (`Expect`).
-        """
-        self.application, self.limits, self.tasks, self.check_head = application, limits, tasks, check_head
+    def __init__(self, application: Application, limits: Limits, tasks: asyncio.TaskGroup) -> None:
+        self.application, self.limits, self.tasks = application, limits, tasks
+        self.get_now = application.get_now
+        self.heads: dict[bytes, bytes | None] = {}  # from the end of the request line on, of GETs for `get_now`: their Authorization
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.body_bytes = 0  # of all requests in flight
@@ -216,6 +239,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        alone = self._head_started is None and not self._pending and self._task is None
+        if alone and not self._write_paused and self._answer_now(data):
+            return
+        whole = data if alone and len(data) <= _HEAD_REMEMBERED and data.startswith(b"GET ") else None
         while True:
             try:
                 self._parser.feed_data(data)
@@ -233,7 +260,40 @@ class Connection(asyncio.Protocol):
             self._head_size += len(data)
             self._check_head_size()
         if self._pending:
+            if whole is not None and len(self._pending) == 1 and self._head_started is None:
+                self._remember(whole, self._pending[0])
             self._proceed()
+
+    def _answer_now(self, data: bytes) -> bool:
+        """Answer a GET whose head was met before, if that needs nothing but the answer."""
+        server, end = self._server, data.find(b"\r\n")
+        authorization = server.heads.get(data[end:], _UNKNOWN)
+        if authorization is _UNKNOWN or server.closing:
+            return False
+        line = _REQUEST_LINE.fullmatch(data, 0, end)
+        if line is None:
+            return False
+        response = server.get_now(line[1], authorization)
+        if response is None:
+            return False
+        server.requests += 1
+        self.transport.write(response)  # type: ignore[union-attr]  # there is one while data comes
+        self._last_active = self._loop.time()
+        return True
+
+    def _remember(self, data: bytes, request: Request | Answer) -> None:
+        """Keep the head of a request that was all there was, if the next like it may be answered at once."""
+        if not isinstance(request, Request) or not request.plain or request.body or request.method != b"GET":
+            return
+        end, heads = data.find(b"\r\n"), self._server.heads
+        if (
+            data.find(b"\r\n\r\n") == len(data) - 4
+            and _REQUEST_LINE.fullmatch(data, 0, end)
+            and self._server.application.is_usual(request.headers)
+        ):
+            if len(heads) >= _HEADS_MAX:
+                heads.clear()
+            heads[data[end:]] = request.headers.get(b"authorization")
 
     # -- the parser's side --------------------------------------------------------------------------------------------------------------
 
@@ -265,7 +325,7 @@ class Connection(asyncio.Protocol):
         if expectation.lower() != b"100-continue":
             self._refuse(refusal(InputError(f"Expect: {expectation.decode('latin-1')[:80]!r} is nothing that can be expected here"), 417))
             return
-        refused = self._server.check_head(self._request())
+        refused = self._server.application.refuse_head(self._request())
         if refused is not None:
             self._refuse(refused)
         elif self._owes:

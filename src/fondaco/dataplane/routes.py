@@ -1,6 +1,6 @@
 """Routes: what the data plane answers: from a request to an answer, with caller, quota, version, position and deadline in between.
 
-A single get of the current version is answered on the spot, by `_get_now`, in one straight story without an object more than it needs: it
+A single get of the current version is answered on the spot, by `get_now`, in one straight story without an object more than it needs: it
 is most of what a server does. Everything else goes through `_dispatch`. A batch that one kernel call answers is answered on the spot too;
 a larger one is streamed, piece by piece, with the loop's other work in between, all from one version.
 
@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -127,14 +127,10 @@ class DataPlane:
         self._named = [(path, methods) for path, methods in ROUTES if None in path]
 
     def __call__(self, request: Request) -> bytes | Answer | Work:
-        if request.method == b"GET" and request.plain:
-            parts = request.target.split(b"/", 6)
-            if len(parts) == 6 and parts[4] == b"rows" and parts[2] == b"stores" and parts[1] == b"v1":
-                store = self.stores.by_name.get(parts[3])
-                if store is not None and (opened := store.current) is not None:
-                    answer = self._get_now(request, store, opened, parts[5])
-                    if answer is not None:
-                        return answer
+        if request.method == b"GET" and request.plain and self.is_usual(request.headers):
+            answer = self.get_now(request.target, request.headers.get(b"authorization"))
+            if answer is not None:
+                return answer
         reply = _Reply(request)
         try:
             result = self._dispatch(reply)
@@ -181,18 +177,31 @@ class DataPlane:
 
     # -- a single get -------------------------------------------------------------------------------------------------------------------
 
-    def _get_now(self, request: Request, store: ServedStore, opened: Opened, key_text: bytes) -> bytes | None:
+    @staticmethod
+    def is_usual(headers: Mapping[bytes, bytes]) -> bool:
+        """Whether `get_now` may answer a GET with such headers."""
+        return headers.get(b"accept") == b"application/avro" and _UNUSUAL.isdisjoint(headers)
+
+    def get_now(self, target: bytes, authorization: bytes | None) -> bytes | None:
         """The whole response to a get of an Avro row of the current version; None: something is unusual, and it takes the long way."""
         started = _perf()
-        headers = request.headers
-        if headers.get(b"accept") != b"application/avro" or not _USUAL.isdisjoint(headers) or b"?" in key_text:
+        parts = target.split(b"/", 6)
+        if len(parts) != 6 or parts[4] != b"rows" or parts[2] != b"stores" or parts[1] != b"v1":
             return None
-        access = self.access
+        store = self.stores.by_name.get(parts[3])
+        if store is None or (opened := store.current) is None:
+            return None
+        key_text = parts[5]
         try:
-            caller = access.caller(headers.get(b"authorization"))
+            caller = self.access.caller(authorization)
             if not caller.may("read", store.name):
                 return None
-            key = int(key_text) if store.integers and key_text.isdigit() and len(key_text) < 19 else key_of_path(store.keys, key_text)
+            if store.integers and key_text.isdigit() and len(key_text) < 19:
+                key = int(key_text)
+            elif b"?" in key_text:
+                return None
+            else:
+                key = key_of_path(store.keys, key_text)
             if self.quotas.any:
                 self.quotas.take(store.name, caller.name, "reads", 1, _monotonic())
             row = opened.reader.get(key)
@@ -655,7 +664,7 @@ def _covers(opened: Opened, wanted: Positions) -> bool:
     return all(applied.get(partition, -1) >= offset for partition, offset in wanted.items())
 
 
-_USUAL: Final = frozenset((b"fondaco-version", b"fondaco-min-position", b"fondaco-position", b"fondaco-request-id"))  # without these
+_UNUSUAL: Final = frozenset((b"fondaco-version", b"fondaco-min-position", b"fondaco-position", b"fondaco-request-id"))
 _MISSING: Final = b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\nfondaco-version: %d\r\n"
 _MISSING_END: Final = b"content-length: %d\r\n\r\n%s" % (len(_NOT_FOUND), _NOT_FOUND)
 _ROLES: Final[dict[str, Role]] = {"get_rows": "read", "get_columns": "read", "compute": "read", "write": "write"}

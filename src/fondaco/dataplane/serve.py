@@ -152,7 +152,7 @@ class Server:
             readers=openers, appender=lambda store: self._appender(store, appenders),
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
-            http = info.server = HttpServer(plane, limits, tasks, check_head=plane.refuse_head)
+            http = info.server = HttpServer(plane, limits, tasks)
             listener = await self._listen(http)
             port = listener.sockets[0].getsockname()[1]
             info.address = self._options.advertise or url_of(self._host, port, tls=self._tls is not None)
