@@ -1,7 +1,7 @@
 """Warm: `python -m fondaco.warm` compiles every kernel into the cache, once after an installation.
 
 Compiled machine code is kept beside the sources; without this the first push and the first read of an installation compile for some
-seconds. The way is the users' own: a store in a temporary directory is pushed to and read.
+seconds. The way is the users' own: a store in a temporary directory is pushed to, written to in real time, read and folded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 
 def warm() -> None:
-    """Push to and read from a store of every kind of key, plain and compressed."""
+    """Push to, write to and read from a store of every kind of key, plain and compressed."""
     from fondaco.platform import Platform
 
     rows = 64
@@ -32,12 +32,19 @@ def warm() -> None:
                 store = platform.create_store(f"{kind}-{compression}", key=kind, value=value, partitions=2, compression=compression)
                 store.push(keyed, progress=False)
                 keys = keyed["key"].to_pylist()
-                with store.reader() as reader:
-                    reader.get(keys[0])
+                with store.reader() as reader, store.writer() as writer:
+                    writer.put_many(keyed)
+                    writer.put(keys[0], {"text": "new", "emb": np.zeros(8, np.float32)})
+                    writer.patch(keys[1], {"text": "patched"})
+                    writer.delete(keys[2])
+                    reader.get(keys[0], min_position=writer.flush(), timeout_s=300)
                     reader.get_many(keys)
                     reader.get_columns(keys)
                     reader.get_columns(np.arange(rows)) if kind == "long" else None
                     reader.compute(keys, "cosine", field="emb", vector=np.ones(8, np.float32))
+                    reader.get_packed(keys)
+                store.push_incremental(keyed.drop_columns(["emb"]), progress=False)
+                store.repush(fold=True, progress=False)
 
 
 if __name__ == "__main__":

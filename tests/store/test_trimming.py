@@ -27,6 +27,11 @@ def test_the_window_begins_with_the_oldest_version_whose_files_exist_or_will() -
     assert window_start_ms([], rewind_ms=1_000, retention_ms=5, now_ms=10_000) is None
 
 
+def test_nothing_is_given_up_while_readers_read_a_store_without_a_current_version() -> None:
+    for state in (VersionState.BUILDING, VersionState.VERIFYING, VersionState.READY):
+        assert window_start_ms([_version(state, 9_000)], rewind_ms=1_000, retention_ms=None, now_ms=10_000) is None
+
+
 def test_a_version_as_of_tomorrow_takes_away_nothing_that_a_push_of_now_would_show() -> None:
     assert window_start_ms([_version(VersionState.CURRENT, 99_000)], rewind_ms=1_000, retention_ms=None, now_ms=10_000) == 9_000
 

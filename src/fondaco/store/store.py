@@ -278,6 +278,7 @@ class Store:
         bar = self._progress(progress)
 
         def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> dict[str, Any]:
+            self._check_still_current(number)
             bar.expect(manifest.records)
             rows: Iterator[Encoded] = stored_rows(directory, manifest, batch_bytes=self._context.config.batch_bytes)
             for encoded in rows:
@@ -314,6 +315,7 @@ class Store:
             )  # fmt: skip
 
             def fill(builder: VersionBuilder, on_chunk: Callable[[int], None]) -> dict[str, Any]:
+                self._check_still_current(fold.version)
                 bar.expect(plan.record_count)
                 for encoded in fold.rows():
                     builder.write(encoded)
@@ -506,6 +508,18 @@ class Store:
             value_schema=newest.schema,
             built_from=dict(built_from or {}),
         )
+
+    def _check_still_current(self, number: int) -> None:
+        """With the push lock held: what is built from a version must not take the place of a later one.
+
+        Raises:
+            StateError: another one became current since the version was looked up.
+        """
+        current = self.current or 0
+        if current != number:
+            raise StateError(
+                f"v{current} of store {self.name!r} became current while a repush of v{number} was about to begin; repush again"
+            )
 
     def _progress(self, shown: bool | None) -> PushProgress:
         return PushProgress(f"push {self.name}", shown=shown is not False)
