@@ -163,9 +163,11 @@ class DrivenFast(Driven):
     kind = AsyncFastReader
 
 
+@pytest.mark.slow  # a second for each store that the server has to see
 class TestAsyncThinReader(RemoteContract):
     reader_class = DrivenThin
 
 
+@pytest.mark.slow
 class TestAsyncFastReader(RemoteContract):
     reader_class = DrivenFast
