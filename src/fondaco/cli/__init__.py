@@ -23,6 +23,7 @@ _NOUNS = {
     "up": "Run the servers of a platform: data plane, control API, tailer.",
     "token": "Make, list and revoke the tokens that callers show.",
     "quota": "Set and list how much of a store a caller may use.",
+    "cluster": "Nodes that serve, and where each store is: assign, move, drain, status.",
 }
 
 
