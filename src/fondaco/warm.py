@@ -11,6 +11,8 @@ import tempfile
 import numpy as np
 import pyarrow as pa
 
+from fondaco.log import Log, Record, TopicConfig
+
 
 def warm() -> None:
     """Push to, write to and read from a store of every kind of key, plain and compressed."""
@@ -45,6 +47,17 @@ def warm() -> None:
                     reader.get_packed(keys)
                 store.push_incremental(keyed.drop_columns(["emb"]), progress=False)
                 store.repush(fold=True, progress=False)
+        _use_log(platform.log)
+
+
+def _use_log(log: Log) -> None:
+    """What no store does with its topic: compaction, and the search for a time."""
+    log.create_topic("warm", TopicConfig(1, cleanup="compact", segment_bytes=256))
+    for _ in range(3):
+        log.append("warm", 0, [Record(b"key", b"value")] * 3, durability="disk")
+    log.read("warm", 0, 0)
+    log.offset_for_time("warm", 0, 0)
+    log.compact("warm", 0)
 
 
 if __name__ == "__main__":
