@@ -316,7 +316,10 @@ class StoreReaderContract:
     def test_a_store_without_a_version_is_opened_and_not_read(self, platform: Platform, open_reader: OpenReader) -> None:
         store = platform.create_store("empty", key="long", value=ROW)
         reader = open_reader(store)
-        for read in (lambda: reader.get(1), lambda: reader.get_many([1]), lambda: reader.get_columns([1]), lambda: reader.version):
+        reads: list[Callable[[], Any]] = [
+            lambda: reader.get(1), lambda: reader.get_many([1]), lambda: reader.get_columns([1]), lambda: reader.version,
+        ]  # fmt: skip
+        for read in reads:
             with pytest.raises(NoCurrentVersionError, match="store 'empty' has no current version yet"):
                 read()
         store.push(table_of([1]), progress=False)
@@ -365,12 +368,12 @@ class StoreReaderContract:
         store = platform.create_store("growing", key="long", value=first, keep=3)
         store.push({"key": [1], "a": [10]}, progress=False)
         store.add_schema(second)
-        second = store.push({"key": [1, 2], "a": [11, 20], "b": ["x", "y"]}, progress=False).version
+        newest = store.push({"key": [1, 2], "a": [11, 20], "b": ["x", "y"]}, progress=False).version
         reader = open_reader(store)
-        self.soon(lambda: reader.version == second, "the second version was not adopted")
+        self.soon(lambda: reader.version == newest, "the second version was not adopted")
         assert plain_row(reader.get(1)) == {"a": 11, "b": "x"}
-        first = store.rollback()
-        self.soon(lambda: reader.version == first, "the rollback was not followed")
+        older = store.rollback()
+        self.soon(lambda: reader.version == older, "the rollback was not followed")
         assert plain_row(reader.get(1)) == {"a": 10, "b": "-"}
         assert reader.get_columns([1, 2])["b"].tolist() == ["-", None]
 
@@ -382,8 +385,8 @@ class StoreReaderContract:
         reader = open_reader(store)
         assert plain_row(reader.get(1)) == {"a": 10}
         store.add_schema(second)
-        second = store.push({"key": [1], "a": [11], "b": ["x"]}, progress=False).version
-        self.soon(lambda: reader.version == second, "the second version was not adopted")
+        newest = store.push({"key": [1], "a": [11], "b": ["x"]}, progress=False).version
+        self.soon(lambda: reader.version == newest, "the second version was not adopted")
         self.soon(lambda: _can(lambda: reader.get(1)["b"]), "the new field is not read")
         assert plain_row(reader.get(1)) == {"a": 11, "b": "x"}
         assert [plain_row(row) for row in reader.get_many([1])] == [{"a": 11, "b": "x"}]
@@ -417,7 +420,8 @@ class StoreReaderContract:
         other = reader.at(store.current)
         reader.close()
         reader.close()
-        for read in (lambda: reader.get(1), lambda: reader.get_many([1]), lambda: reader.version, lambda: reader.at(1)):
+        reads: list[Callable[[], Any]] = [lambda: reader.get(1), lambda: reader.get_many([1]), lambda: reader.version, lambda: reader.at(1)]
+        for read in reads:
             with pytest.raises(StateError, match="reader of store 'members' is closed"):
                 read()
         assert plain_row(other.get(1)) == row_of(1)
