@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import ml_dtypes
@@ -15,6 +16,8 @@ from core.test_errors import EXAMPLES
 from fondaco.core import errors
 from fondaco.core.errors import FondacoError, InputError
 from fondaco.dataplane import faults, wire
+from fondaco.schema import Codec
+from fondaco.store.keys import KeyCodec
 from fondaco.store.writes import batch_of
 
 KEYS = st.lists(st.binary(max_size=20), max_size=20)
@@ -260,3 +263,21 @@ def test_bytes_after_the_last_block_are_refused() -> None:
     best = joined(wire.pack_top_k(wire.TopK(np.array([4]), np.array([0.5]))))
     with pytest.raises(InputError, match="after its last block"):
         list(splitter.feed(best + b"x"))
+
+
+def example(name: str) -> bytes:
+    """The bytes of a worked example in the protocol's document."""
+    document = (Path(__file__).parents[2] / "docs/internals/data-plane.md").read_text()
+    lines = document.partition(f"<!-- example: {name} -->\n")[2].partition("\n\n")[0].splitlines()
+    return bytes.fromhex("".join(line[10:58] for line in lines))
+
+
+def test_the_worked_examples_are_what_is_packed() -> None:
+    encode = KeyCodec("long").encode
+    assert example("keys") == wire.pack_key_list([encode(42), encode(7), encode(1000)])
+    schema = {"type": "record", "name": "R", "fields": [{"name": "clicks", "type": "long"}, {"name": "name", "type": "string"}]}
+    rows = [Codec(schema).encode({"clicks": 3, "name": "n"}), b"", Codec(schema).encode({"clicks": 1000, "name": "az"})]
+    offsets = np.cumsum([0, *map(len, rows)])
+    assert example("rows") == joined(wire.pack_rows(np.array([1, 0, 1], np.int32), offsets, b"".join(rows)))
+    found, vectors = np.array([True, False, True]), np.array([[1, 2], [0, 0], [0.5, -1]], np.float32)
+    assert example("columns") == joined(wire.pack_columns(found, [wire.WireColumn(vectors, found)]))
