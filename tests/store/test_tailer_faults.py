@@ -109,7 +109,8 @@ def test_killing_a_tailer_that_makes_its_index_anew_leaves_no_half_of_one(tmp_pa
                     found = read_all(overlay, expected)
                     assert found == expected
                     whole += 1
-                assert overlay.applied(0) in ((0, len(records)) if overlay.is_empty else (len(records),))
+                # Killed between showing the index and saying how far it goes: then it is made once more, which changes nothing
+                assert overlay.applied(0) in (0, len(records))
         child.finish()
         with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer, Overlay.open(overlay_at, log_at, TOPIC) as overlay:
             tailer.run_once()
