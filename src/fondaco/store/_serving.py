@@ -26,11 +26,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fondaco.core.errors import PartitionNotHeldError, SchemaError
-from fondaco.schema import Codec
+from fondaco.schema import Codec, full_form
 from fondaco.schema.columns import Columns, decode_addresses
 from fondaco.schema.types import Record
 from fondaco.store import _kernels, _read_kernels, merge
 from fondaco.store import _overlay_kernels as overlay_kernels
+from fondaco.store._merged_rows import MergedRow, MergedRows, RowMaker
 from fondaco.store._read_kernels import ALWAYS, ASK, BASE_WORD, BROKEN, FRAME, MERGED, MISSING, OTHER_SCHEMA
 from fondaco.store._rows import RowCodecs
 from fondaco.store._version import OpenVersion
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 I64Array = npt.NDArray[np.int64]
 
+_AS_READ: Final = -1  # stands for a value schema's number: rows that were made in the schema that is read
 FOREVER_MS: Final = -(1 << 63)  # window of version 0: since ever
 _LONG: Final = (-(1 << 63), (1 << 63) - 1)
 _INT: Final = (-(1 << 31), (1 << 31) - 1)
@@ -198,19 +200,17 @@ class Serving:
 
     def _ask(self, key: bytes, oldest_ms: int) -> Row | None:
         """The row of key bytes, by way of everything that is known about it."""
-        found = self._look_up(key, oldest_ms)
-        if found is None or isinstance(found, tuple):
-            if found is None:
-                return None
-            number, memory, start, end = found
-            return self._row_class(number)(memory, start, end)
-        return self._merged_codec.sealed_row(self._merged_codec.encode(found))
+        found = self._look_up(key, oldest_ms, self._as_read)
+        if found is None:
+            return None
+        number, memory, start, end = found
+        return (self._merged_codec.sealed_row if number == _AS_READ else self._row_class(number))(memory, start, end)
 
-    def _look_up(self, key: bytes, oldest_ms: int, codecs: RowCodecs | None = None) -> tuple[int, Any, int, int] | dict[str, Any] | None:
-        """Where the row of key bytes lies, as (schema number, memory, start, end); or the row, if it must be made; None: there is none.
+    def _look_up(self, key: bytes, oldest_ms: int, maker: RowMaker) -> tuple[int, Any, int, int] | None:
+        """Where the row of key bytes lies, as (schema number, memory, start, end); None: there is none.
 
         Args:
-            codecs: how a row that must be made is read; None: as this reader's rows are.
+            maker: what a row is made as that must be made.
         """
         while True:
             bound = self._bound
@@ -226,26 +226,28 @@ class Serving:
                 return number, bound.view.memories[memory], start, end
             if kind != overlay_kernels.MERGE:
                 return self._base_value(bound, key, oldest_ms)
-            state = merge.trim(bound.view.state(memory, start, end, timestamp_ms), self.since_ms)
-            return self._merged(bound, key, state, oldest_ms, codecs or self._row_codecs)
+            address = bound.view.bases[memory] + start
+            made = bound.made(maker).get(address)
+            if made is None or made.newest_ms < oldest_ms:
+                state = merge.trim(bound.view.state(memory, start, end, timestamp_ms), self.since_ms)
+                if state.newest_ms < oldest_ms:  # all that was written is over; the base may not be
+                    under = None if state.deleted is not None else self._base_value(bound, key, oldest_ms)
+                    if under is None or state.put is not None or state.deleted is not None:
+                        return under
+                made = MergedRow(state.newest_ms, self._merged(bound, key, state, maker))
+                bound.made(maker).keep(address, made)
+            return None if made.data is None else (maker.number, made.data, 0, len(made.data))
 
-    def _merged(
-        self, bound: _Bound, key: bytes, state: merge.State, oldest_ms: int, codecs: RowCodecs
-    ) -> tuple[int, Any, int, int] | dict[str, Any] | None:
-        if state.is_patch_free and state.put is None and state.deleted is not None:
-            return None
-        alone = state.put is not None or state.deleted is not None
-        if state.newest_ms < oldest_ms:  # all that was written is over; the base may not be
-            under = None if state.deleted is not None else self._base_value(bound, key, oldest_ms)
-            if under is None or alone:
-                return under
+    def _merged(self, bound: _Bound, key: bytes, state: merge.State, maker: RowMaker) -> bytes | None:
+        """The row that a state makes with what the version has of its key."""
         base = None
-        if not alone:
+        if state.put is None and state.deleted is None:
             found = self._base_value(bound, key, ALWAYS)
             if found is not None:
                 number, memory, start, end = found
-                base = codecs.row(number, bytes(memory[start:end]))
-        return merge.apply(state, base, since_ms=self.since_ms, codecs=codecs)
+                base = maker.codecs.row(number, bytes(memory[start:end]))
+        row = merge.apply(state, base, since_ms=self.since_ms, codecs=maker.codecs)
+        return None if row is None else maker.codec.encode(row)
 
     def _base_value(self, bound: _Bound, key: bytes, oldest_ms: int) -> tuple[int, Any, int, int] | None:
         """Where the row of key bytes lies in the version, decompressed if need be; None: nowhere."""
@@ -311,16 +313,7 @@ class Serving:
         """The values' bytes, copied into one buffer."""
         located = self._locate(keys)
         located.decompress()
-        kept = []
-        if located.others:
-            newest = self._schemas.newest
-            codecs = RowCodecs(self._schemas.text, self._schemas.text(newest))
-            encode = Codec(self._schemas.text(newest)).encode
-            for i in np.flatnonzero(located.flags == MERGED).tolist():
-                found = self._look_up(located.key(i), located.oldest_ms, codecs)
-                if isinstance(found, dict):
-                    found = newest, encode(found), 0, -1
-                kept.append(located.place(i, found))
+        kept = self._place_merged(located, self._as_newest) if located.others else []
         offsets = np.empty(len(located.starts) + 1, np.int64)
         data = np.empty(int((located.ends - located.starts).sum()), np.uint8)
         _kernels.gather(located.starts, located.ends, address_of(data), offsets)
@@ -394,23 +387,43 @@ class Serving:
             if wheres[at] == overlay_kernels.STALE:
                 self._refresh(bound.view)
             else:
-                self._look_up(encoded.data[encoded.offsets[at] : encoded.offsets[at + 1]].tobytes(), oldest_ms)  # says what is damaged
+                self._look_up(
+                    encoded.data[encoded.offsets[at] : encoded.offsets[at + 1]].tobytes(), oldest_ms, self._as_read
+                )  # says what is damaged
 
     def _unify(self, located: _Located, narrowed: _Narrowed) -> object:
         """Bring the rows of a batch, of several schemas and some made of patches, into one schema; returns what keeps them alive."""
-        kept: list[object] = []
-        for i in np.flatnonzero(located.flags == MERGED).tolist():
-            found = self._look_up(located.key(i), located.oldest_ms)
-            if isinstance(found, dict):
-                found = 0, narrowed.encode(found), 0, -1
-            kept.append(located.place(i, found))
+        kept = self._place_merged(located, self._as_read)
         for number in np.unique(located.schemas).tolist():
-            if number == 0 or narrowed.is_written_so(self._schemas.text(number)):
+            if number == 0 or (number == _AS_READ and narrowed is self._whole):
+                continue
+            text = self._merged_text if number == _AS_READ else self._schemas.text(number)
+            if narrowed.is_written_so(text):
                 continue
             which = np.flatnonzero((located.schemas == number) & (located.starts != 0))
-            data, offsets = narrowed.converted(self._schemas.text(number), located.starts[which], located.ends[which])
+            data, offsets = narrowed.converted(text, located.starts[which], located.ends[which])
             kept.append(data)
             located.starts[which], located.ends[which] = offsets[:-1] + address_of(data), offsets[1:] + address_of(data)
+        return kept
+
+    def _place_merged(self, located: _Located, maker: RowMaker) -> list[object]:
+        """Make the rows of a batch that patches make, and say where they lie; returns what keeps them alive."""
+        kept: list[object] = []
+        known, oldest_ms, made, rows = located.bound.made(maker), located.oldest_ms, [], []
+        which = np.flatnonzero(located.flags == MERGED)
+        for i, address in zip(which.tolist(), located.starts[which].tolist(), strict=True):
+            row = known.get(address)
+            if row is not None and row.newest_ms >= oldest_ms and row.data is not None:
+                made.append(i)
+                rows.append(row.data)
+            else:
+                kept.append(located.place(i, self._look_up(located.key(i), oldest_ms, maker)))
+        if made:
+            data = np.frombuffer(b"".join(rows) + b"\0", np.uint8)
+            lengths = np.array([len(row) for row in rows], np.int64)
+            located.ends[made] = ends = np.cumsum(lengths) + address_of(data)
+            located.starts[made], located.schemas[made] = ends - lengths, maker.number
+            kept.append(data)
         return kept
 
     # -- schemas --------------------------------------------------------------------------------------------------------------------
@@ -422,13 +435,24 @@ class Serving:
         return found
 
     @cached_property
-    def _row_codecs(self) -> RowCodecs:
-        return RowCodecs(self._schemas.text, self._schemas.reader)
-
-    @cached_property
     def _merged_codec(self) -> Codec:
         """Of rows that are made here: written as this reader reads."""
         return Codec(self._schemas.reader)
+
+    @cached_property
+    def _merged_text(self) -> str:
+        """Their schema."""
+        return full_form(self._merged_codec.schema)
+
+    @cached_property
+    def _as_read(self) -> RowMaker:
+        return RowMaker(RowCodecs(self._schemas.text, self._schemas.reader), self._merged_codec, _AS_READ)
+
+    @cached_property
+    def _as_newest(self) -> RowMaker:
+        """Rows in a schema that has a number, for those who get bytes."""
+        text = self._schemas.text(self._schemas.newest)
+        return RowMaker(RowCodecs(self._schemas.text, text), Codec(text), self._schemas.newest)
 
     @cached_property
     def _arrow_schema(self) -> pa.Schema | None:
@@ -496,7 +520,7 @@ class _Bound:
         memories: the base's files, then the view's; `addresses` says where each begins.
     """
 
-    __slots__ = ("_array", "addresses", "base_table", "memories", "table", "view")
+    __slots__ = ("_array", "_made", "addresses", "base_table", "memories", "table", "view")
 
     def __init__(self, serving: Serving, view: OverlayView) -> None:
         base = serving._base
@@ -508,6 +532,12 @@ class _Bound:
         self.view = view
         self.memories = (*(file.memory for file in serving._files), *view.memories)
         self.addresses = (*(file.address for file in serving._files), *view.bases)
+        self._made: dict[int, MergedRows] = {}
+
+    def made(self, maker: RowMaker) -> MergedRows:
+        """The rows of patched keys that were made already."""
+        found = self._made.get(maker.number)
+        return found if found is not None else self._made.setdefault(maker.number, MergedRows())
 
 
 class _Located:
