@@ -19,7 +19,21 @@ from typing import Any
 from benchmarks._harness import add_arguments, log, print_findings, print_paths, workdir_of
 from benchmarks._machine import ROOT
 
-NAMES = ("decode", "embedded_get", "batch_get", "beyond_memory", "push", "pit_join", "online_read", "log_append")
+NAMES = (
+    "decode",
+    "embedded_get",
+    "batch_get",
+    "beyond_memory",
+    "push",
+    "pit_join",
+    "online_read",
+    "log_append",
+    "store_write",
+    "freshness",
+    "served_get",
+    "served_batch",
+    "hedging",
+)
 
 
 def main() -> int:
