@@ -7,7 +7,15 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ["fondaco", "fondaco.schema", "fondaco.store", "fondaco.features"]
+PACKAGES = [
+    "fondaco",
+    "fondaco.schema",
+    "fondaco.store",
+    "fondaco.dataplane",
+    "fondaco.log",
+    "fondaco.adapters.kafka",
+    "fondaco.features",
+]
 HEAD = """# Reference
 
 Every public name with its docstring, written from the code by `python docs/make_reference.py`. Errors are drawn as a tree at the end.

@@ -15,16 +15,30 @@ if TYPE_CHECKING:
     from fondaco import features, schema
     from fondaco.core import errors
     from fondaco.platform import Platform
-    from fondaco.remote import RemotePlatform
+    from fondaco.remote import RemotePlatform, RemoteStore
     from fondaco.store import PushReport, Store
 
 __version__ = VERSION
 
-__all__ = ["Platform", "PushReport", "Store", "__version__", "connect", "errors", "features", "open", "schema"]
+__all__ = [
+    "Platform",
+    "PushReport",
+    "RemotePlatform",
+    "RemoteStore",
+    "Store",
+    "__version__",
+    "connect",
+    "errors",
+    "features",
+    "open",
+    "schema",
+]
 
 _HOMES = {
     "Platform": ("fondaco.platform", "Platform"),
     "PushReport": ("fondaco.store.report", "PushReport"),
+    "RemotePlatform": ("fondaco.remote", "RemotePlatform"),
+    "RemoteStore": ("fondaco.remote", "RemoteStore"),
     "Store": ("fondaco.store.store", "Store"),
     "errors": ("fondaco.core.errors", None),
     "features": ("fondaco.features", None),

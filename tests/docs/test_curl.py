@@ -1,0 +1,63 @@
+"""The curl lines of the README and of the page on serving, against `fondaco up` as it is started there."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fondaco as fd
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "serving.md"]
+FONDACO = [sys.executable, "-c", "from fondaco.cli import main; main()"]
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+def _curl_lines(page: Path) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("curl ")]
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the pages' ports became."""
+    directory = tmp_path_factory.mktemp("served") / "data"
+    with fd.open(directory) as platform:
+        value = {
+            "type": "record",
+            "name": "Row",
+            "fields": [
+                {"name": "clicks", "type": ["null", "long"], "default": None},
+                {"name": "emb", "type": fd.schema.vector(4)},
+            ],
+        }
+        store = platform.create_store("members", key="long", value=value, partitions=2)
+        store.push([{"key": key, "clicks": key, "emb": [1.0, 0.5, 0.0, key]} for key in range(100)], progress=False)
+    command = [*FONDACO, "up", "--dir", str(directory), "--port", "0", "--control-port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        yield {"localhost:7071": told["data"], "localhost:7070": told["control"]}
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        process.kill()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_curl_line_answers(page: Path, ports: dict[str, str]) -> None:
+    lines = _curl_lines(page)
+    assert lines, "the page shows none"
+    for line in lines:
+        for given, real in ports.items():
+            line = line.replace(given, real)
+        done = subprocess.run(f"{line} --silent --show-error --fail-with-body", shell=True, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert done.stdout
