@@ -44,7 +44,7 @@ class PostgresServer:
         self._directory = Path(tempfile.mkdtemp(prefix="fondaco-pg-"))
         self._as: dict[str, object] = {}
         if os.geteuid() == 0:
-            user = pwd.getpwnam("postgres")
+            user = next(entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody"))
             os.chown(self._directory, user.pw_uid, user.pw_gid)
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self.port = _free_port()

@@ -220,6 +220,29 @@ def test_a_node_that_comes_back_with_its_files_fetches_nothing(cluster: Cluster)
         assert (found.st_ino, found.st_mtime_ns) == (before[name].st_ino, before[name].st_mtime_ns)
 
 
+def test_a_half_file_is_resumed_after_a_restart(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.push(rows=20_000)
+    cluster.place(replicas=1)
+    blob, layout = BlobFolder((tmp_path / "blob").as_uri()), cluster.layout("n1")
+    blob.upload(cluster.store._context.layout, "s", 1)
+    source = tmp_path / "blob" / "stores" / "s" / "versions" / "1" / partition_name(2)
+    whole = source.read_bytes()
+    half = len(whole) // 2
+    source.write_bytes(bytes(half) + whole[half:])  # who begins at the start gets nothing that verifies
+    with cluster.catalog.read() as connection:
+        row = stores.get(connection, "s")
+        directory = NodeDirectory(cluster.directory / "n1")
+        directory.create(None)
+        directory.prepare_store(row, stores.value_schemas(connection, row.id))
+    part = layout.building / "1" / f"{partition_name(2)}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(whole[:half])
+    cluster.start("n1", blob=blob)
+    cluster.until(lambda: cluster.routed() == 1)
+    assert (layout.version(1) / partition_name(2)).read_bytes() == whole
+    assert not part.exists()
+
+
 def test_a_file_that_was_lost_is_fetched_again_from_a_peer(cluster: Cluster, tmp_path: Path) -> None:
     cluster.push()
     cluster.place(replicas=2)
@@ -421,7 +444,7 @@ def test_while_the_catalog_cannot_be_reached_a_node_keeps_what_it_has(cluster: C
     agent = cluster.start("n1")
     cluster.until(lambda: cluster.routed() == 1)
 
-    def unavailable(catalog: Catalog) -> None:
+    def unavailable(*arguments: object) -> None:
         raise UnavailableError("the catalog", "connection refused")
 
     monkeypatch.setattr("fondaco.cluster.agent.read_state", unavailable)

@@ -102,6 +102,7 @@ class NodeAgent:
         self._grace = (0.0, 0)  # until when leases are believed longer, and how much
         self._arrived: dict[ReplicaKey, float] = {}  # when a partition came, on the monotonic clock
         self._followed: dict[int, tuple[int, float]] = {}  # by store: the version that is served, and since when
+        self._state: ClusterState | None = None
         self._routing: RoutingTable | None = None
         self._stopped = threading.Event()
         self._lease = threading.Thread(target=self._keep_lease, name="fondaco-lease", daemon=True)
@@ -200,11 +201,12 @@ class NodeAgent:
         Raises:
             UnavailableError: the catalog does not answer; nothing was changed.
         """
-        state = read_state(self._catalog)
+        state = self._state = read_state(self._catalog, self._state)
         router = self._router(state)
         if adopted := router.adoptions():
             self._adopt(adopted)
-            router = self._router(state := read_state(self._catalog))
+            state = self._state = read_state(self._catalog)
+            router = self._router(state)
         self._prepare_stores(router)
         held = self._directory.held()
         plan = make_plan(router, self._identity.name, held.keys(), drain_s=self._settings.drain_s)
@@ -262,7 +264,10 @@ class NodeAgent:
         forgotten = [key for key in plan.forget if key in rows]
         if not changed and not forgotten:
             return
-        steady = not forgotten and all(row.state is ReplicaState.FETCHING for row in changed)
+        progress = [
+            row for row in changed if row.state is ReplicaState.FETCHING and ReplicaKey(row.store_id, row.version, row.partition) in rows
+        ]
+        steady = not forgotten and len(progress) == len(changed)
         with self._catalog.write(quiet=steady) as connection:
             for key in forgotten:
                 replicas.remove(connection, *key, me)

@@ -7,7 +7,7 @@ rows comes to the same decisions, and a decision can be looked at without a clus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fondaco.catalog import Catalog, NodeRow, PlacementRow, ReplicaRow, StoreRow, VersionRow, nodes, placements, replicas, stores, versions
@@ -59,13 +59,18 @@ class ClusterState:
         return {key: row for key, rows in self.replicas.items() for row in rows if row.node == node}
 
 
-def read_state(catalog: Catalog) -> ClusterState:
+def read_state(catalog: Catalog, before: ClusterState | None = None) -> ClusterState:
     """Read the catalog.
 
+    Args:
+        before: what was read last. While the change counter stands still only the leases are read again; these it does not count.
     Raises:
         UnavailableError: it does not answer.
     """
     epoch = catalog.change_counter()  # before the rows: what changes in between is read again
+    if before is not None and before.epoch == epoch:
+        with catalog.read() as connection:
+            return replace(before, nodes={row.name: row for row in nodes.all_of(connection)})
     with catalog.read() as connection:
         live = {row.id: row for row in stores.all_live(connection)}
         placed: dict[int, PlacedStore] = {}
