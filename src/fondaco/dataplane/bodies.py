@@ -22,6 +22,7 @@ they hold. Pure functions; safe from any thread.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -301,6 +302,7 @@ def pack_error(error: FondacoError) -> list[bytes | memoryview]:
 # -- numbers --------------------------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=256)  # NumPy takes 3 us to name one
 def dtype_name(kind: np.dtype[Any]) -> str | None:
     """How a column's dtype is written, such as "<f4" or "<M8[us]"; None for one that is not numbers."""
     if kind.name == "bfloat16":

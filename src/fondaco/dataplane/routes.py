@@ -123,8 +123,7 @@ class DataPlane:
         self.appenders: dict[int, Appender] = {}
         self._encoders: dict[tuple[int, str, int], WriteEncoder] = {}
         self._heads: dict[tuple[int, type[Row]], bytes] = {}
-        self._table = {path: methods for path, methods in ROUTES if None not in path}
-        self._named = [(path, methods) for path, methods in ROUTES if None in path]
+        self._table = {(len(path), *(part.encode() for part in path if part is not None)): methods for path, methods in ROUTES}
 
     def __call__(self, request: Request) -> bytes | Answer | Work:
         if request.method == b"GET" and request.plain and self.is_usual(request.headers):
@@ -616,18 +615,15 @@ class DataPlane:
             HttpError: 404, no such path; 405, not with this method.
         """
         parts, query = asked.split_target(request.target)
-        path = tuple(part.decode("latin-1") for part in parts)
-        methods = self._table.get(path)
+        methods = self._table.get((len(parts), *parts[:2], *parts[3:4]))
         if methods is None:
-            for pattern, named in self._named:
-                if len(pattern) == len(path) and all(wanted is None or wanted == part for wanted, part in zip(pattern, path, strict=True)):
-                    methods = named
-                    break
-            else:
-                known = ["/" + "/".join(part or "{}" for part in pattern) for pattern, _ in ROUTES]
-                near = near_name("/" + "/".join(path)[:200], known)
-                hint = f"did you mean {near}?" if near else "/openapi.json lists them"
-                raise HttpError(404, InputError(f"no route {request.target[:200].decode('latin-1')!r}; {hint}"))
+            path, known = (
+                b"/".join((b"", *parts)).decode("latin-1"),
+                ["/" + "/".join(part or "{}" for part in pattern) for pattern, _ in ROUTES],
+            )
+            near = near_name(path[:200], known)
+            hint = f"did you mean {near}?" if near else "/openapi.json lists them"
+            raise HttpError(404, InputError(f"no route {request.target[:200].decode('latin-1')!r}; {hint}"))
         method = b"GET" if request.method == b"HEAD" else request.method
         name = methods.get(method)
         if name is None:
