@@ -1,8 +1,9 @@
 """Trimming: giving up real-time writes that no version of a store can show any more.
 
 A version shows writes from `as_of - rewind` on. So what is older than the oldest such moment, over all versions whose files exist and all
-that are being built, is dead, and the log's segments that hold nothing else can go. A store without a current version shows all its writes,
-also while its first version is being built or waits to be swapped: nothing of it is trimmed. `[log] retention` keeps writes longer, never shorter (a shorter one is refused when the store is created).
+that are being built, is dead, and the log's segments that hold nothing else can go. A store without a current version shows all its
+writes, also while its first version is being built or waits to be swapped: nothing of it is trimmed. `[log] retention` keeps writes
+longer, never shorter (a shorter one is refused when the store is created).
 
 Nothing is given up that was not applied, so a tailer never finds a hole. Free functions; any thread, any process.
 """
