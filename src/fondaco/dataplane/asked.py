@@ -165,6 +165,8 @@ def content_type(request: Request, accepted: Sequence[str]) -> str:
     raise HttpError(415, InputError(f"Content-Type is {' or '.join(accepted)}, not {shown}"))
 
 
+KEYS_BODIES: Final = (wire.JSON, wire.KEYS_BODY)
+WRITES_BODIES: Final = (wire.JSON, wire.WRITES_BODY)
 _chosen: dict[tuple[bytes, tuple[str, ...]], str] = {}
 
 

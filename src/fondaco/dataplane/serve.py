@@ -37,16 +37,20 @@ from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.config import Config, LogConfig, load_config
 from fondaco.core.errors import FondacoError, InputError, NotAPlatformError
 from fondaco.core.files import write_atomically
+from fondaco.dataplane.about import About, Info
+from fondaco.dataplane.admission import Admission
 from fondaco.dataplane.auth import Access
 from fondaco.dataplane.binding import check_binding, check_tls, url_of
 from fondaco.dataplane.http import HttpServer, tls_context
 from fondaco.dataplane.limits import DRAIN_S, Limits
 from fondaco.dataplane.openapi import document
 from fondaco.dataplane.quotas import Quotas
-from fondaco.dataplane.routes import DataPlane, Info
+from fondaco.dataplane.reads import Reads
+from fondaco.dataplane.routes import DataPlane
 from fondaco.dataplane.served import ServedStore, StoreSet, open_store
 from fondaco.dataplane.source import Seen, Source
 from fondaco.dataplane.stats import RecentPercentile
+from fondaco.dataplane.writes_route import Writes
 from fondaco.dataplane.writing import Appender
 from fondaco.log import EmbeddedLog, Log
 from fondaco.store.context import StoreContext
@@ -147,10 +151,10 @@ class Server:
     async def _serve(self, openers: Executor, appenders: Executor, on_ready: Callable[[str], None], stack: contextlib.ExitStack) -> None:
         assert self._stop is not None
         limits, info = Limits.of(self._config.server), self._info()
-        plane = DataPlane(
-            self._stores, self._access, self._quotas, limits, info, self._clock,
-            readers=openers, appender=lambda store: self._appender(store, appenders),
-        )  # fmt: skip
+        admission = Admission(self._stores, self._access, self._quotas, limits)
+        reads = Reads(admission, openers, lambda: info.server.date if info.server is not None else b"")
+        writes = Writes(admission, self._clock, info.durability, lambda store: self._appender(store, appenders))
+        plane = DataPlane(admission, reads, writes, About(admission, reads, info, self._clock))
         async with asyncio.TaskGroup() as tasks:
             http = info.server = HttpServer(plane, limits, tasks)
             listener = await self._listen(http)
@@ -171,8 +175,7 @@ class Server:
                 listener.close()
                 http.close_idle()
                 await _wait_for_silence(http)
-                for appender in plane.appenders.values():
-                    await appender.drained()
+                await writes.drained()
                 http.abort()
                 for task in background:
                     task.cancel()

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 KINDS: Final = ("get", "batch", "compute", "write")  # of requests; "batch" is rows and columns of many keys
 GET, BATCH, COMPUTE, WRITE = range(4)
-COUNTERS: Final = ("requests", "keys", "missing", "answer_bytes", "client_errors", "server_errors", "quota_refusals", "deadlines")
-REQUESTS, KEYS, MISSING, ANSWER_BYTES, CLIENT_ERRORS, SERVER_ERRORS, QUOTA_REFUSALS, DEADLINES = range(8)
+COUNTERS: Final = ("requests", "keys", "missing", "client_errors", "server_errors", "quota_refusals", "deadlines")
+REQUESTS, KEYS, MISSING, CLIENT_ERRORS, SERVER_ERRORS, QUOTA_REFUSALS, DEADLINES = range(7)
 _SUB: Final = 4
 _OCTAVES: Final = 26
 BUCKETS: Final = _SUB * _OCTAVES
