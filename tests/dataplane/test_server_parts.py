@@ -119,9 +119,9 @@ def test_a_percentile_is_at_most_a_bucket_off() -> None:
 def test_a_recent_percentile_forgets_what_was_asked_before() -> None:
     store, recent = stats.StoreStats(), stats.RecentPercentile()
     for _ in range(100):
-        store.answered(stats.GET, 1, 0, 1_000_000)
+        store.answered(stats.GET, 1, 0, 9, 1_000_000)
     slow, count = recent.take_us([store.get_latencies])
-    store.answered(stats.GET, 1, 0, 2_000)
+    store.answered(stats.GET, 1, 0, 9, 2_000)
     quick, total = recent.take_us([store.get_latencies])
     assert slow is not None
     assert quick is not None

@@ -36,10 +36,10 @@ class Reply:
         self.kind = GET
         self.started = time.perf_counter_ns()
 
-    def count(self, keys: int, missing: int) -> None:
+    def count(self, keys: int, missing: int, answer_bytes: int) -> None:
         """Count it as answered."""
         assert self.store is not None
-        self.store.stats.answered(self.kind, keys, missing, time.perf_counter_ns() - self.started)
+        self.store.stats.answered(self.kind, keys, missing, answer_bytes, time.perf_counter_ns() - self.started)
 
 
 class Admission:

@@ -24,7 +24,7 @@ from fondaco.dataplane.http import Answer, Piece, Work
 from fondaco.dataplane.json_rows import to_json
 from fondaco.dataplane.keys import avro_key, json_keys, key_of_json, key_of_path, packed_keys
 from fondaco.dataplane.served import Opened, ServedStore
-from fondaco.dataplane.stats import BATCH, COMPUTE, KEYS, MISSING, REQUESTS, bucket_of
+from fondaco.dataplane.stats import ANSWER_BYTES, BATCH, COMPUTE, KEYS, MISSING, REQUESTS, bucket_of
 from fondaco.schema.row import Row
 from fondaco.store.keys import EncodedKeys
 from fondaco.store.positions import Positions
@@ -99,6 +99,7 @@ class Reads:
                     counters[KEYS] -= 1
                     return None
             body = row.to_bytes()
+            counters[ANSWER_BYTES] += len(body)
             response = b"".join((head, date, b"content-length: %d\r\n\r\n" % len(body), body))
         store.stats.get_latencies[bucket_of(_perf() - started)] += 1
         return response
@@ -143,15 +144,18 @@ class Reads:
         def answer(opened: Opened) -> Answer:
             row = opened.reader.get(key)
             lines = head_lines(opened, options)
-            reply.count(1, row is None)
             if row is None:
+                reply.count(1, 1, 0)
                 return Answer(404, _NOT_FOUND, wire.JSON, lines)
             if media == wire.JSON:
-                return Answer(200, _encode(to_json(row.to_dict())), wire.JSON, lines)
+                text = _encode(to_json(row.to_dict()))
+                reply.count(1, 0, len(text))
+                return Answer(200, text, wire.JSON, lines)
             number, body = store.schema_number(row), row.to_bytes()
             if number is None:  # made of several writes: written anew, in a schema that has a number
                 packed = opened.reader.get_packed(store.keys.encode_many([key]))
                 number, body = int(packed.schemas[0]), packed.data[: int(packed.offsets[-1])].tobytes()
+            reply.count(1, 0, len(body))
             return Answer(200, body, wire.AVRO, [*lines, b"fondaco-schema: %d\r\n" % number])
 
         return self.read(reply, options, answer)
@@ -239,7 +243,7 @@ class Reads:
             batch, lines = make(opened.reader), head_lines(opened, options)
             if len(keys) <= opened.piece_keys:
                 pieces = batch.piece(keys, last=True)
-                reply.count(len(keys), batch.missing)
+                reply.count(len(keys), batch.missing, sum(map(len, pieces)))
                 return Answer(200, pieces, media, lines)
             first = batch.piece(
                 batches.slice_keys(keys, 0, opened.piece_keys), last=False
@@ -253,11 +257,14 @@ class Reads:
     ) -> AsyncIterator[Sequence[Piece]]:
         """The pieces of a large answer; the connection waits for its reader between them."""
         yield first
+        size = sum(map(len, first))
         try:
             for start, end in batches.ranges(len(keys), step):
                 if start:
                     check_deadline(reply, f"{start} of {len(keys)} keys are answered")
-                    yield batch.piece(batches.slice_keys(keys, start, end), last=end == len(keys))
+                    pieces = batch.piece(batches.slice_keys(keys, start, end), last=end == len(keys))
+                    size += sum(map(len, pieces))
+                    yield pieces
         except FondacoError as exc:
             assert reply.store is not None
             reply.store.stats.refused(reply.kind, wire.status_of(exc))
@@ -265,7 +272,7 @@ class Reads:
                 raise  # the connection breaks off: no other way to say that the answer is not whole
             yield wire.pack_error(exc)
             return
-        reply.count(len(keys), batch.missing)
+        reply.count(len(keys), batch.missing, size)
 
     # -- reading ------------------------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 KINDS: Final = ("get", "batch", "compute", "write")  # of requests; "batch" is rows and columns of many keys
 GET, BATCH, COMPUTE, WRITE = range(4)
-COUNTERS: Final = ("requests", "keys", "missing", "client_errors", "server_errors", "quota_refusals", "deadlines")
-REQUESTS, KEYS, MISSING, CLIENT_ERRORS, SERVER_ERRORS, QUOTA_REFUSALS, DEADLINES = range(7)
+COUNTERS: Final = ("requests", "keys", "missing", "answer_bytes", "client_errors", "server_errors", "quota_refusals", "deadlines")
+REQUESTS, KEYS, MISSING, ANSWER_BYTES, CLIENT_ERRORS, SERVER_ERRORS, QUOTA_REFUSALS, DEADLINES = range(8)
 _SUB: Final = 4
 _OCTAVES: Final = 26
 BUCKETS: Final = _SUB * _OCTAVES
@@ -60,12 +60,13 @@ class StoreStats:
         self.latencies = tuple(_cells(BUCKETS) for _ in KINDS)
         self.get_counters, self.get_latencies = self.counters[GET], self.latencies[GET]
 
-    def answered(self, kind: int, keys: int, missing: int, ns: int) -> None:
+    def answered(self, kind: int, keys: int, missing: int, answer_bytes: int, ns: int) -> None:
         """Count a request that was answered."""
         counters = self.counters[kind]
         counters[REQUESTS] += 1
         counters[KEYS] += keys
         counters[MISSING] += missing
+        counters[ANSWER_BYTES] += answer_bytes
         self.latencies[kind][bucket_of(ns)] += 1
 
     def refused(self, kind: int, status: int) -> None:

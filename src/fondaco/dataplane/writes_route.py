@@ -74,7 +74,7 @@ class Writes:
             if not len(batch):
                 return Answer(200, _encode({"positions": "", "partitions": [], "offsets": []}))
             placed = await within(reply, appender.append(batch, wanted), "the log has not answered; the writes may be in it")
-            reply.count(len(batch), 0)
+            reply.count(len(batch), 0, 0)
             positions = str(positions_of(placed))
             document = {"positions": positions, "partitions": placed.partitions.tolist(), "offsets": placed.offsets.tolist()}
             return Answer(200, _encode(document), wire.JSON, [b"fondaco-position: %s\r\n" % positions.encode()])
