@@ -165,16 +165,34 @@ def test_the_partition_of_a_key_is_where_the_writer_puts_it(tmp_path: Path) -> N
             assert overlay.partition_of(b"%d" % number) == partition
 
 
-def test_waiting_for_a_rebuilt_index_ends_when_it_is_there(tmp_path: Path) -> None:
+def test_a_position_is_not_reached_while_the_index_is_of_another_run_of_the_machine(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     with make_log(log_at) as log:
         append(log, [put(b"k", 1, b"row")])
+        with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer:
+            tailer.run_once()
+        cells = cells_of.open_cells(overlay_at, writable=True)
+        assert cells is not None
+        cells.view[cells_of.BOOT] += 1
         with Overlay.open(overlay_at, log_at, TOPIC) as overlay:
-            assert overlay.wait_built(time.monotonic())
+            assert overlay.rebuilding
+            with pytest.raises(DeadlineExceededError, match="its index is being made anew"):
+                overlay.wait({0: 0}, time.monotonic() + 0.01)
             with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer:
-                assert not overlay.wait_built(time.monotonic() + 0.01)
+                with pytest.raises(DeadlineExceededError, match="its index is being made anew"):
+                    overlay.wait({0: 0}, time.monotonic() + 0.01)
                 tailer.run_once()
-                assert overlay.wait_built(time.monotonic())
+                overlay.wait({0: 0}, time.monotonic())
+                assert not overlay.rebuilding
+
+
+def test_a_position_of_a_topic_with_more_partitions_is_said_to_be_of_another_store(tmp_path: Path) -> None:
+    overlay_at, log_at = place(tmp_path)
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
+        append(log, [put(b"k", 1, b"row")])
+        tailer.run_once()
+        with pytest.raises(DeadlineExceededError, match=r"position 7:0 .* a write to another store"):
+            overlay.wait({7: 0}, time.monotonic() + 0.01)
 
 
 # -- trust ----------------------------------------------------------------------------------------------------------------------------

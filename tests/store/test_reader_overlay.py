@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pytest
 
 import fondaco as fd
-from fondaco.core.errors import CorruptFileError, NoCurrentVersionError, StateError, StoreNotFoundError
+from fondaco.core.errors import CorruptFileError, InputError, NoCurrentVersionError, StateError, StoreNotFoundError
 from fondaco.schema import Codec, vector
+from fondaco.store import _overlay_cells as cells_of
 from fondaco.store.mirror import SCHEMAS_FILE, STORE_FILE
 from fondaco.store.reader import EmbeddedReader
 
@@ -318,6 +320,51 @@ def test_what_was_flushed_is_there_for_a_reader_that_is_opened_later(platform: f
         writer.flush()
     with store.reader() as reader:
         assert reader.get_columns(np.arange(1000)).found.all()
+
+
+def test_after_a_restart_of_the_machine_a_reader_waits_until_the_index_is_made_again(tmp_path: Path) -> None:
+    with fd.open(tmp_path / "p") as platform:
+        store = platform.create_store("members", key="long", value=ONE, partitions=2)
+        with store.writer("w") as writer, store.reader() as reader:
+            reader.get_many(range(500), min_position=writer.put_many(table(list(range(500)), [row(i) for i in range(500)], pa.int64())))
+    overlay = tmp_path / "p" / "stores" / "members" / "overlay"
+    cells = cells_of.open_cells(overlay, writable=True)
+    assert cells is not None
+    cells.view[cells_of.BOOT] += 1
+    for path in overlay.glob("*.index"):  # pages of a mapped file that had not reached the disk
+        size = path.stat().st_size
+        os.truncate(path, 4096)
+        os.truncate(path, size)
+    with fd.open(tmp_path / "p") as platform, platform.store("members").reader() as reader:
+        check(reader, {number: row(number) for number in range(500)})
+
+
+@pytest.mark.parametrize("timeout_s", ["1", None, float("nan"), True])
+def test_a_time_to_wait_that_is_none_is_refused(platform: fd.Platform, timeout_s: Any) -> None:
+    store = platform.create_store("members", key="long", value=ONE)
+    with store.writer("w") as writer, store.reader() as reader:
+        position = writer.put(1, row(1))
+        with pytest.raises(InputError, match="timeout_s is how many seconds"):
+            reader.get(1, min_position=position, timeout_s=timeout_s)
+        assert reader.get(1, min_position=position, timeout_s=float("inf")) is not None
+
+
+def test_a_store_that_was_pickled_leaves_no_file_open_when_it_is_forgotten(platform: fd.Platform) -> None:
+    store = platform.create_store("members", key="long", value=ONE)
+    with store.writer("w") as writer:
+        writer.put(1, row(1))
+
+    def write_elsewhere() -> int:
+        arrived = pickle.loads(pickle.dumps(store))
+        with arrived.writer("w") as writer, arrived.reader() as reader:
+            assert reader.get(2, min_position=writer.put(2, row(2))) is not None
+        del arrived, writer, reader
+        gc.collect()
+        paths = [os.path.realpath(entry.path) for entry in os.scandir("/proc/self/fd")]
+        return sum(f"{platform.directory}/log" in path for path in paths)
+
+    before = write_elsewhere()
+    assert [write_elsewhere() for _ in range(3)] == [before] * 3
 
 
 def test_a_reader_without_a_tail_waits_for_others(platform: fd.Platform) -> None:

@@ -296,6 +296,10 @@ class Partition:
                 os.close(self._state)
                 self._state = None
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # a store that was pickled opens a log where it arrives, and has no `close`
+            self.close()
+
     # -- private -------------------------------------------------------------------------------------------------------------------------
 
     def _open_to_write(self) -> bool:

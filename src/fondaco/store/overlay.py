@@ -148,6 +148,9 @@ class Overlay:
     def wait(self, positions: Mapping[int, int], deadline: float) -> None:
         """Return when the records at `positions` (partition -> offset) can be read. Sleeps without the GIL.
 
+        While a partition's index is to be made anew (`rebuilding`), nothing counts as readable: what an index of another run of the machine
+        says of itself is not to be trusted.
+
         Args:
             deadline: of `time.monotonic()`.
         Raises:
@@ -155,33 +158,22 @@ class Overlay:
         """
         begun = time.monotonic()
         for partition, offset in positions.items():
-            while self.applied(partition) <= offset:
+            while self.applied(partition) <= offset or self._is_rebuilding(partition):
                 rest = deadline - time.monotonic()
                 if rest <= 0:
                     self._too_late(partition, offset, time.monotonic() - begun)
                 self._sleep(partition, min(int(rest * 1e6) + 1, _SLICE_US))
 
-    def wait_built(self, deadline: float) -> bool:
-        """Return True as soon as no index has to be made anew from the log (as after a restart of the machine), False at the deadline.
-
-        For readers that begin: somebody must tail, or it never ends before the deadline.
-        """
-        while self.rebuilding:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.002)
-        return True
-
     @property
     def rebuilding(self) -> bool:
-        """Whether an index has to be, or is being, made anew from the log: until that is done, real-time writes are not seen."""
+        """Whether an index has to be, or is being, made anew from the log: until that is done, real-time writes may be missing."""
+        return any(self._is_rebuilding(partition) for partition in range(self.partition_count))
+
+    def _is_rebuilding(self, partition: int) -> bool:
         cells = self._cells
-        if cells is None or cells.view[cells_of.PARTITIONS] == 0:
+        if cells is None:
             return False
-        partitions = range(cells.view[cells_of.PARTITIONS])
-        return cells.view[cells_of.BOOT] != boot_id() or any(
-            cells.view[cells.partition(partition) + cells_of.REBUILDING] for partition in partitions
-        )
+        return cells.view[cells_of.BOOT] != boot_id() or bool(cells.view[cells.partition(partition) + cells_of.REBUILDING])
 
     def _sleep(self, partition: int, us: int) -> None:
         cells = self._cells
@@ -196,7 +188,11 @@ class Overlay:
     def _too_late(self, partition: int, offset: int, seconds: float) -> None:
         cells = self._cells
         if cells is None or not 0 <= partition < cells.view[cells_of.PARTITIONS]:
-            state = "the store's topic was never seen by a tailer"
+            count = self.partition_count
+            known = f"it has {count} partitions: is this the position of a write to another store?"
+            state = known if count else "the store's topic was never seen by a tailer"
+        elif self._is_rebuilding(partition):
+            state = "its index is being made anew from the log"
         else:
             age_s = time.time() - cells.view[cells_of.ALIVE_US] / 1e6
             state = f"it is at offset {self.applied(partition)}" + (f"; no tailer has run for {age_s:.1f} s" if age_s > 1 else "")

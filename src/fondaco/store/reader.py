@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import threading
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedReader", "PackedValues", "StoreReader"]
 
 CATCH_UP_SECONDS: Final = 10.0  # that opening a reader waits for what was written before
+TIMEOUT_S_MAX: Final = 1e9  # who asks for more means: for ever
 RETRY_SECONDS: Final = 1.0  # between attempts to open a version that could not be opened
 
 _LOGGER = logging.getLogger(__name__)
@@ -316,8 +318,10 @@ class EmbeddedReader:
         if self._seen == _CLOSED:
             raise self._nothing()
         assert min_position is not None
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or math.isnan(timeout_s):
+            raise InputError(f"timeout_s is how many seconds to wait for min_position, as 5.0, not {timeout_s!r}")
         self._follow()
-        self._shared.overlay.wait(Positions.of(min_position), time.monotonic() + timeout_s)
+        self._shared.overlay.wait(Positions.of(min_position), time.monotonic() + min(timeout_s, TIMEOUT_S_MAX))
 
     def _catch_up(self, tail: Tail) -> None:
         """See what was written before this reader was opened; after a restart of the machine the overlay is first made again."""

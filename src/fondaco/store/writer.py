@@ -46,6 +46,7 @@ Durability = Literal["os", "disk"]
 LINGER_MS: Final = 5
 BUFFER_BYTES: Final = 1 << 20
 TIMEOUT_S: Final = 30.0
+SETTING_MAX: Final = 4_000_000_000  # of a writer: seconds that no wait exceeds, and bytes
 BATCH_BYTES: Final = 1 << 20  # of a table's rows in one append: what comes after waits no longer than this takes
 BUFFER_WRITES_MAX: Final = 16_384  # in one append
 OVERHEAD_BYTES: Final = 200  # what a buffered write takes beside its bytes
@@ -214,8 +215,8 @@ class StoreWriter:
         """
         self._durability = check_durability(durability)
         for name, value in (("linger_ms", linger_ms), ("buffer_bytes", buffer_bytes), ("timeout_s", timeout_s)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise InputError(f"{name} is a number that is not negative, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= SETTING_MAX:
+                raise InputError(f"{name} is a number from 0 to {SETTING_MAX:,}, not {value!r}")
         self._target, self._encoder = target, encoder
         self._encode_put, self._encode_patch, self._encode_delete = encoder.put, encoder.patch, encoder.delete
         self._linger_s, self._buffer_bytes, self._timeout_s = linger_ms / 1000, buffer_bytes, timeout_s
@@ -389,7 +390,7 @@ class StoreWriter:
 
     def _retry(self, send: Any, is_done: Any, timeout_s: float) -> None:
         """Send until it is done or sending has succeeded, for `timeout_s`."""
-        deadline, pause = time.monotonic() + timeout_s, _BACKOFF_S[0]
+        deadline, pause = time.monotonic() + min(timeout_s, SETTING_MAX), _BACKOFF_S[0]
         while True:
             try:
                 send(deadline)
@@ -496,7 +497,7 @@ class StoreWriter:
             with contextlib.suppress(FondacoError):
                 self._send_until(None, timeout_s=timeout_s)
         finally:
-            self._thread.join(self._timeout_s if timeout_s is None else timeout_s)  # longer only if the log hangs in an append
+            self._thread.join(min(self._timeout_s if timeout_s is None else timeout_s, SETTING_MAX))  # longer if an append hangs
         with self._lock:
             if self._filling.count or self._queue:
                 raise self._unwritten() from (self._failure or self._trouble)
