@@ -11,6 +11,7 @@ import tempfile
 import numpy as np
 import pyarrow as pa
 
+from fondaco.dataplane.keys import checked
 from fondaco.log import Log, Record, TopicConfig
 
 
@@ -34,6 +35,7 @@ def warm() -> None:
                 store = platform.create_store(f"{kind}-{compression}", key=kind, value=value, partitions=2, compression=compression)
                 store.push(keyed, progress=False)
                 keys = keyed["key"].to_pylist()
+                checked(store.key, np.empty(0, np.uint8), np.zeros(1, np.int64))  # what the data plane asks of keys
                 with store.reader() as reader, store.writer() as writer:
                     writer.put_many(keyed)
                     writer.put(keys[0], {"text": "new", "emb": np.zeros(8, np.float32)})
