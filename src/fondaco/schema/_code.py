@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from fondaco.schema._nodes import ROWS, BufferPlan, Node, Role
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Placed:
+    """`RowsLayout` for a number of rows: bytes and place of each buffer, bytes of all, those that begin as zeros, places of offsets."""
+
+    sizes: Words
+    places: Words
+    total: int
+    zeroed: int
+    offsets: tuple[int, ...]
+
+
+_PLACED_MAX: Final = 64
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,6 +40,7 @@ class RowsLayout:
     extra: Words
     is_offsets: np.ndarray[Any, np.dtype[np.bool_]]
     zeroed: int
+    _placed: dict[int, Placed] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, buffers: Sequence[BufferPlan]) -> RowsLayout:
@@ -37,6 +52,20 @@ class RowsLayout:
         widths = np.array([plan.width for plan in plans], np.int64)
         slots = {number: slot for slot, number in enumerate(numbers)}
         return cls(np.array(numbers, np.int64), slots, widths, widths * is_offsets, is_offsets, sum(plan.holes for plan in plans))
+
+    def placed(self, rows: int) -> Placed:
+        """Where the buffers of so many rows lie in one piece of memory. Kept: batches tend to be of few sizes."""
+        found = self._placed.get(rows)
+        if found is None:
+            sizes = self.widths * rows + self.extra
+            places = np.zeros(len(sizes) + 1, np.int64)
+            np.cumsum((sizes + 63) & -64, out=places[1:])
+            offsets = tuple(places[:-1][self.is_offsets].tolist())
+            found = Placed(sizes, places[:-1], int(places[-1]), int(places[self.zeroed]), offsets)
+            if len(self._placed) >= _PLACED_MAX:
+                self._placed.clear()
+            self._placed[rows] = found
+        return found
 
 
 @dataclass(eq=False, slots=True)

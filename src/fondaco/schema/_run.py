@@ -110,17 +110,14 @@ class _Batch:
 
     def _allocate_rows(self) -> None:
         """Place the buffers of the rows: those that must begin as zeros first, then the others."""
-        layout, rows = self._compiled.rows_layout, self._rows
-        sizes = layout.widths * rows + layout.extra
-        places = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum((sizes + 63) & -64, out=places[1:])
-        self._memory = np.empty(int(places[-1]), np.uint8)
-        self._memory[: places[-1] if self._zero_all else places[layout.zeroed]] = 0
-        base = self._memory.ctypes.data
-        for place in places[:-1][layout.is_offsets].tolist():
-            self._memory[place : place + 4] = 0
-        self._words[self.addresses_at + layout.numbers] = places[:-1] + base
-        self._sizes, self._places = sizes, places
+        layout = self._compiled.rows_layout
+        self._placed = placed = layout.placed(self._rows)
+        self._memory = memory = np.empty(placed.total, np.uint8)
+        if self._zero_all or placed.zeroed:
+            memory[: placed.total if self._zero_all else placed.zeroed] = 0
+        for place in placed.offsets:
+            memory[place : place + 4] = 0
+        self._words[self.addresses_at + layout.numbers] = placed.places + memory.ctypes.data
 
     def _allocate_growing(self, starts: Words, ends: Words) -> None:
         row_bytes = int((ends - starts).sum(where=starts != 0)) if self._zero_all else int((ends - starts).sum())
@@ -171,7 +168,7 @@ class _Batch:
         """What was decoded, once the kernel is done."""
         counts = self._words[self.scope_used_at : self.scope_capacity_at].tolist()
         counts[ROWS] = self._rows
-        return Decoded(counts, self._compiled.rows_layout, self._memory, self._places, self._sizes, self._grown)
+        return Decoded(counts, self._compiled.rows_layout, self._memory, self._placed.places, self._placed.sizes, self._grown)
 
 
 def _grown(capacity: int, needed: int, path: str) -> int:
