@@ -19,6 +19,13 @@ def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
+def test_a_secret_is_never_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "secret", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(os.fstat(descriptor).st_mode & 0o777))
+    write_atomically(path, b"one", mode=0o600)
+    assert seen[0] == path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_failed_atomic_write_leaves_the_old_content_and_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "manifest.json"
     write_atomically(path, b"one")

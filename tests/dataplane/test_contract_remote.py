@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -75,11 +77,22 @@ def wait_until_served(url: str, store: Store, number: int) -> None:
     raise AssertionError(f"{store.name} is not served")
 
 
-class TestThinReader(RemoteContract):
+class BlockingContract(RemoteContract):
+    def test_a_reader_of_a_version_needs_no_closing(self, store: Store, open_reader: OpenReader) -> None:
+        reader: Any = open_reader(store)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(3):
+                assert reader.at(store.current).get(1) is not None
+            gc.collect()
+        assert reader._connections._holders == 1
+
+
+class TestThinReader(BlockingContract):
     reader_class = ThinReader
 
 
-class TestFastReader(RemoteContract):
+class TestFastReader(BlockingContract):
     reader_class = FastReader
 
 

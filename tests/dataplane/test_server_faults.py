@@ -81,6 +81,8 @@ def status_of(answer: bytes) -> int:
         b"POST /v1/stores/s/rows HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         b"POST /v1/stores/s/rows HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/stores/s/rows HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"POST /v1/stores/s/rows HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"POST /v1/stores/s/rows HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
         b"POST /v1/stores/s/rows HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -182,6 +184,38 @@ def test_a_chunked_request_is_whole(server: DataServer) -> None:
         first, second = receive_answers(raw, 2)
     assert [row["v"] for row in first.json()["rows"]] == [1, 2]
     assert second.json()["v"] == 5
+
+
+@pytest.mark.parametrize("line", ["Authorization: Bearer fdc_x", "Fondaco-Version: 99", "Content-Type: text/html"])
+def test_a_trailer_says_nothing(server: DataServer, line: str) -> None:
+    body = json.dumps({"keys": [7]}).encode()
+    with server.raw() as raw:
+        raw.sendall(
+            b"POST /v1/stores/s/rows HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(body), body, line.encode())
+        )
+        answer = receive(raw)
+    assert status_of(answer) == 200, answer
+
+
+@pytest.mark.parametrize("start", [b"0\r\nX: ", b"5;"], ids=["trailer", "chunk extension"])
+def test_a_trailer_or_chunk_extension_without_end_is_refused_before_it_fills_the_memory(server: DataServer, start: bytes) -> None:
+    with server.raw() as raw:
+        raw.sendall(b"POST /v1/stores/s/rows HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n" + start)
+        for _ in range(20):
+            raw.sendall(b"a" * 50_000)
+        answer = receive(raw)
+    assert status_of(answer) == 431, answer
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [("Fondaco-Version: 1", 400), ("Authorization: Bearer fdc_x", 401), ("Accept: application/json", 200)]
+)
+def test_a_header_sent_twice_is_not_one_of_the_two(server: DataServer, line: str, status: int) -> None:
+    with server.raw() as raw:
+        raw.sendall(get(1, line, line, "Connection: close"))
+        answer = receive(raw)
+    assert status_of(answer) == status, answer
 
 
 def test_a_half_closed_connection_gets_its_answers(server: DataServer) -> None:

@@ -222,6 +222,12 @@ def test_text_that_is_written_must_be_utf_8() -> None:
         checked(codec, data, offsets, strict=True)
 
 
+def test_an_integer_in_a_path_may_be_percent_encoded() -> None:
+    assert key_of_path(KeyCodec("long"), b"%2D%31%37") == -17
+    with pytest.raises(KeyTypeError, match="'%31'"):
+        key_of_path(KeyCodec("long"), b"%2531")
+
+
 @given(st.text(max_size=12))
 @settings(max_examples=100)
 def test_a_path_names_an_integer_only_in_its_plain_form(text: str) -> None:

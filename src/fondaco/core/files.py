@@ -40,16 +40,18 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace `path` by `data` so that a crash leaves the old or the new content, never a mixture.
 
+    Args:
+        mode: permissions of the new file from its first byte on, less the process's umask.
     Raises:
         DiskFullError, ReadOnlyError: nothing was replaced.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # not the process's id: threads write the same file too
     with os_errors(path):
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -235,6 +235,6 @@ def ranges(count: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def check_fields(fields: Sequence[str] | None) -> None:
-    """Raises InputError: a list of no fields, or one twice."""
-    if fields is not None and (not fields or len(set(fields)) < len(fields)):
-        raise InputError(f"fields names one field or more, each once, not {list(fields)[:20]!r}; leave it out for all")
+    """Raises InputError: one twice. A list of none asks which keys are there."""
+    if fields is not None and len(set(fields)) < len(fields):
+        raise InputError(f"fields names each field once, not {list(fields)[:20]!r}; leave it out for all")

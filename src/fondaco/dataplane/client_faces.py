@@ -90,6 +90,7 @@ class BlockingReader(ReaderOperations):
         self._arguments = _arguments(endpoints, store, token, version, schema, timeout_s, connections_max)
         super().__init__(self._connections, store, version=version, schema=schema, timeout_s=timeout_s)
         self._connections.hold()
+        self._shares = _connections is not None
         try:
             self._run(self.open_operation())
         except BaseException:
@@ -122,6 +123,11 @@ class BlockingReader(ReaderOperations):
             self._closed = True
             if self._connections.release():
                 self._connections.transport.close()
+
+    def __del__(self) -> None:
+        """A reader that `at` gave and nobody closed (`reader.at(3).get(42)`) must not keep the connections of the first one open."""
+        if getattr(self, "_shares", False):
+            self.close()
 
     def __enter__(self: B) -> B:
         return self
@@ -159,6 +165,7 @@ class AsyncReader(ReaderOperations):
         self._arguments = _arguments(endpoints, store, token, version, schema, timeout_s, connections_max)
         super().__init__(self._connections, store, version=version, schema=schema, timeout_s=timeout_s)
         self._connections.hold()
+        self._shares = _connections is not None
 
     async def _run(self, operation: Operation[T]) -> T:
         return await self._connections.transport.run(operation)
@@ -188,6 +195,12 @@ class AsyncReader(ReaderOperations):
             self._closed = True
             if self._connections.release():
                 await self._connections.transport.close()
+
+    def __del__(self) -> None:
+        """As `BlockingReader`; if the first reader was closed before, its connections end with the loop."""
+        if getattr(self, "_shares", False) and not self._closed:
+            self._closed = True
+            self._connections.release()
 
     async def __aenter__(self: A) -> A:
         try:

@@ -327,7 +327,7 @@ class ReaderOperations:
         order = order_of(pieces)
         if order is not None:
             values, valid = values[order], valid[order]
-        return np.ma.MaskedArray(values, mask=~valid)
+        return np.ma.MaskedArray(values, mask=np.broadcast_to(~valid if values.ndim == 1 else ~valid[:, None], values.shape))
 
     # -- pieces ---------------------------------------------------------------------------------------------------------------------------
 

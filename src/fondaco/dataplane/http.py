@@ -56,7 +56,7 @@ class Request:
     """One request: all of it, body included.
 
     Attributes:
-        target: path and query as sent. headers: by lower-case name; of one sent twice, the last.
+        target: path and query as sent. headers: by lower-case name; one sent twice is a list with a comma, so two tokens are none.
         deadline: time on the loop's clock after which nobody waits; infinity if none was given.
         plain: nothing special about the response: HTTP/1.1, kept alive, not HEAD.
     """
@@ -185,7 +185,8 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
-        self._head_size = self._body_size = 0
+        self._head_size = self._body_size = self._loose_size = 0
+        self._moved = False  # whether the last bytes brought the end of a head, or body
 
     # -- the transport's side -----------------------------------------------------------------------------------------------------------
 
@@ -243,6 +244,7 @@ class Connection(asyncio.Protocol):
         if alone and not self._write_paused and self._answer_now(data):
             return
         whole = data if alone and len(data) <= _HEAD_REMEMBERED and data.startswith(b"GET ") else None
+        self._moved = False
         while True:
             try:
                 self._parser.feed_data(data)
@@ -256,9 +258,8 @@ class Connection(asyncio.Protocol):
                     self._server.malformed += 1
                     self._refuse(refusal(InputError(f"not a request of HTTP/1.1: {exc}")))
             break
-        if self._head_started is not None and not self._deaf and self._head_size >= 0:
-            self._head_size += len(data)
-            self._check_head_size()
+        if self._head_started is not None and not self._deaf:
+            self._count_loose(len(data))
         if self._pending:
             if whole is not None and len(self._pending) == 1 and self._head_started is None:
                 self._remember(whole, self._pending[0])
@@ -306,14 +307,29 @@ class Connection(asyncio.Protocol):
         self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if self._head_size < 0:
+            return  # a trailer: whoever checked the head of this request did not see it, so it says nothing
+        name = name.lower()
+        before = self._headers.get(name)
+        self._headers[name] = value if before is None else before + b", " + value
         self._head_size += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
         headers, limits = self._headers, self._server.limits
         self._check_head_size()
         self._head_size = -1  # complete; what follows counts as body
+        self._moved = True
         if self._deaf:
+            return
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            self._refuse(refusal(InputError(f"Transfer-Encoding is chunked, or there is none, not {coding.decode('latin-1')[:80]!r}")))
+            return
+        content = headers.get(b"content-encoding", b"identity")
+        if content.lower() != b"identity":
+            self._refuse(
+                refusal(InputError(f"bodies are taken as they are, not with Content-Encoding {content.decode('latin-1')[:80]!r}"), 415)
+            )
             return
         length = headers.get(b"content-length")
         if length is not None and int(length) > limits.request_bytes_max:
@@ -334,6 +350,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
+        self._moved = True
         if self._deaf:
             return
         limits, server = self._server.limits, self._server
@@ -371,9 +388,20 @@ class Connection(asyncio.Protocol):
         keep_alive = parser.should_keep_alive() and not self._server.closing
         return Request(parser.get_method(), self._target, self._headers, parser.get_http_version(), keep_alive, self._loop.time())
 
+    def _count_loose(self, size: int) -> None:
+        """Bound what the parser holds and has not shown yet: the head, or a trailer or chunk extension that does not end."""
+        if self._head_size >= 0:
+            self._head_size += size
+        elif self._moved:
+            self._loose_size = 0
+        else:
+            self._loose_size += size
+        self._check_head_size()
+
     def _check_head_size(self) -> None:
-        if self._head_size > HEAD_BYTES_MAX:
-            error = LimitError("request line and headers, in bytes", self._head_size, HEAD_BYTES_MAX, "Send less in the head.")
+        size = max(self._head_size, self._loose_size)
+        if size > HEAD_BYTES_MAX:
+            error = LimitError("request line and headers, in bytes", size, HEAD_BYTES_MAX, "Send less in the head.")
             self._refuse(refusal(error, 414 if len(self._target) > HEAD_BYTES_MAX // 2 else 431))
 
     # -- answering ----------------------------------------------------------------------------------------------------------------------

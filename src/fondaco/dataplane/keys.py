@@ -29,10 +29,11 @@ def key_of_path(codec: KeyCodec, text: bytes) -> Any:
         KeyTypeError: it is none of this store's.
     """
     if codec.kind in ("int", "long"):
-        digits = text[1:] if text[:1] == b"-" else text
+        plain = unquote_to_bytes(text)
+        digits = plain[1:] if plain[:1] == b"-" else plain
         if digits.isdigit() and len(digits) <= 20:
-            return int(text)
-        raise KeyTypeError(repr(unquote_to_bytes(text)[:80].decode(errors="replace")), codec.expected)
+            return int(plain)
+        raise KeyTypeError(repr(plain[:80].decode(errors="replace")), codec.expected)
     if codec.kind == "string":
         try:
             return unquote_to_bytes(text).decode() if b"%" in text else text.decode()

@@ -202,10 +202,9 @@ class Server:
             return None
         path = self._directory / "run" / f"served-{port}.json"
         path.parent.mkdir(exist_ok=True)
-        path.touch(0o600)
         document = {"pid": os.getpid(), "address": address, "node": self._options.node, "secret": self._secret}
         with contextlib.suppress(OSError):
-            _write_private(path, msgspec.json.encode(document))
+            write_atomically(path, msgspec.json.encode(document), mode=0o600)
             stack.callback(path.unlink, missing_ok=True)
         return ServingCell(self._directory, f"{self._options.node or 'data'}-{port}")
 
@@ -270,11 +269,6 @@ class _LogOpener:
 
 def _sha256(secret: str) -> str:
     return tokens.hash_secret(secret)
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    write_atomically(path, data)
-    path.chmod(0o600)
 
 
 def _settle_collector() -> None:

@@ -211,6 +211,10 @@ class StoreReaderContract:
         assert not isinstance(plain_column, np.ma.MaskedArray)
         assert plain_column.dtype == np.int64
 
+    def test_no_fields_ask_which_keys_are_there(self, reader: StoreReader) -> None:
+        columns = reader.get_columns([1, MISSING, 2], [])
+        assert columns.found.tolist() == [True, False, True]
+
     def test_columns_come_in_the_order_asked_for(self, reader: StoreReader) -> None:
         assert list(reader.get_columns([1], ["tags", "clicks"])) == ["tags", "clicks"]
 
@@ -238,6 +242,9 @@ class StoreReaderContract:
         got = reader.compute([1, 3, MISSING, 4], "dot", "maybe", [1, 1, 1, 1])
         assert np.ma.getmaskarray(got).tolist() == [False, True, True, False]
         assert got[3] == 10.0
+        products = reader.compute([1, MISSING], "hadamard", "emb", [1, 1, 1, 1])
+        assert products.shape == (2, 4)
+        assert np.ma.getmaskarray(products).tolist() == [[False] * 4, [True] * 4]
 
     def test_compute_refuses_what_cannot_be(self, reader: StoreReader) -> None:
         with pytest.raises(InputError, match="field 'emb' has 4 numbers, the vector has 3"):
