@@ -140,6 +140,20 @@ def test_a_batch_that_fills_the_index_several_times_over_is_applied_whole(tmp_pa
         assert len(read_all(overlay, [record.key or b"" for record in records])) == 20_000
 
 
+@pytest.mark.timeout(120)
+def test_more_patches_to_new_keys_at_once_than_the_index_has_slots_are_applied(tmp_path: Path) -> None:
+    overlay_at, log_at = place(tmp_path)
+    records = [put(b"first %d" % i, 1, b"row") for i in range(50)]
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
+        append(log, records)
+        tailer.run_once()
+        patches = [set_a(b"%d" % i, 2) for i in range(2 * files_of.SLOTS_MIN)]
+        append(log, patches)
+        tailer.run_once()
+        assert tailer.caught_up
+        assert read_all(overlay, model(records + patches)) == model(records + patches)
+
+
 def test_a_log_of_many_segments_is_followed_from_one_to_the_next(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     with (

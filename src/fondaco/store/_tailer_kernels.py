@@ -315,9 +315,10 @@ def apply(
                 key = record + RECORD_BYTES
                 hash_ = xxh64(key, key_bytes)
                 found, i, slot, old = seek(entry, epoch_cell, epoch, key, key_bytes, hash_)
-                if found == EMPTY and cursor[ENTRIES] >= entries_max:
-                    if cursor[DEFERRED] == 0:
-                        _publish(cells, cursor)
+                if found == EMPTY and cursor[ENTRIES] + cursor[DEFERRED] >= entries_max:
+                    if cursor[DEFERRED] != 0:
+                        return PAUSE  # each of them may need an entry: what they do need is known when they are merged
+                    _publish(cells, cursor)
                     return INDEX_FULL
                 store = not whole or found != FOUND
                 defer = False
