@@ -17,6 +17,7 @@ import fondaco as fd
 from fondaco.core.errors import InputError
 from fondaco.store import tails
 from fondaco.store.freshness import Freshness
+from fondaco.store.realtime import BEHIND_MAX
 
 VALUE = pa.schema([("v", pa.int64())])
 
@@ -228,6 +229,15 @@ def test_an_incremental_push_that_broke_off_makes_the_same_writes_again(platform
         report = store.push_incremental(pa.table({"key": [1, 2, 3], "v": [10, 20, 30]}), push_id="x")
         values = reader.get_columns([1, 2, 3], min_position=f"{report.positions},{newer}")["v"]
         assert values.tolist() == [11, 20, 30], "the stamps are those of the first attempt, so what was written since stays"
+
+
+def test_an_incremental_push_goes_no_faster_than_its_patches_can_be_read(platform: fd.Platform) -> None:
+    store = platform.create_store("s", key="long", value=pa.schema([("v", pa.int64()), ("w", pa.int64())]), partitions=2)
+    with store.reader() as reader, store.writer() as writer:
+        reader.get(0, min_position=writer.put(0, {"v": 0, "w": 0}))
+        store.push_incremental(pa.table({"key": np.arange(60_000), "v": np.arange(60_000)}), durability="os")
+        written = sum(platform.log.high_watermark("s.rt", partition) for partition in range(2))
+        assert written - sum(store.freshness().applied) <= BEHIND_MAX
 
 
 def test_a_push_id_of_a_version_is_none_of_an_incremental_push(platform: fd.Platform) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fondaco.catalog import PushRow, VersionState, pushes, stores
 from fondaco.core.clock import from_us
@@ -17,6 +18,7 @@ from fondaco.core.errors import FondacoError, InputError, PushInProgressError
 from fondaco.core.units import parse_duration_us
 from fondaco.log import TopicConfig
 from fondaco.store.context import StoreContext
+from fondaco.store.freshness import Freshness
 from fondaco.store.report import IncrementalReport
 from fondaco.store.write_encoder import WriteEncoder
 from fondaco.store.writer import Durability, LogTarget, StoreWriter, check_durability
@@ -24,6 +26,9 @@ from fondaco.store.writer import Durability, LogTarget, StoreWriter, check_durab
 if TYPE_CHECKING:
     from fondaco.store.keys import KeyCodec
     from fondaco.store.tails import Tail, TailSource
+
+BEHIND_MAX: Final = 5_000  # records that an incremental push may be ahead of the tailer after a batch: 0.15 s of patches
+FOLLOW_S_MAX: Final = 5.0  # that it waits after a batch: others may write more than the tailer can follow
 
 
 def ensure_topic(context: StoreContext) -> None:
@@ -165,6 +170,7 @@ def push_incremental(
     def between_batches() -> None:
         check_killed()
         pace(check_killed)
+        _let_tailer_follow(context, check_killed)
 
     try:
         result = write_incremental(
@@ -187,6 +193,23 @@ def push_incremental(
     finished, _ = _attempts(context, push_id)
     assert finished is not None
     return _report(context, finished)
+
+
+def _let_tailer_follow(context: StoreContext, check: Callable[[], object]) -> None:
+    """Wait until what was pushed can be read, but for the last of it: live writes lie behind it in the log, and patches take the tailer
+    longer than the push. Without a tailer at work nobody waits for anything."""
+    if not context.governor.enabled:
+        return
+    log, deadline, checked_at = context.log.open(), time.monotonic() + FOLLOW_S_MAX, time.monotonic()
+    while (now_s := time.monotonic()) < deadline:
+        fresh = Freshness.of(context.layout.overlay, target_ms=context.settings.freshness_ms)
+        behind = sum(max(0, log.high_watermark(context.topic, partition) - applied) for partition, applied in enumerate(fresh.applied))
+        if not fresh.tailing or fresh.stalled or behind <= BEHIND_MAX:
+            return
+        if now_s - checked_at >= 0.1:
+            check()
+            checked_at = now_s
+        time.sleep(0.01)
 
 
 def _attempts(context: StoreContext, push_id: str) -> tuple[PushRow | None, PushRow | None]:
