@@ -137,6 +137,23 @@ def test_waiting_for_a_position_ends_when_it_can_be_read(tmp_path: Path) -> None
         assert seen == [50]
 
 
+def test_a_position_that_is_reached_just_before_the_wait_begins_is_not_slept_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay_at, log_at = place(tmp_path)
+    with make_log(log_at) as log, both(overlay_at, log_at, log) as (tailer, overlay):
+        append(log, [put(b"k", 1, b"row")])
+        tailer.run_once()
+        overlay.wait({0: 0}, time.monotonic() + 30)  # the kernel is there
+        applied, answers = overlay.applied, [0]
+        monkeypatch.setattr(overlay, "applied", lambda partition: answers.pop() if answers else applied(partition))
+        monkeypatch.setattr("fondaco.store.overlay._SLICE_US", 20_000_000)
+        begun = time.monotonic()
+        overlay.wait({0: 0}, begun + 20)
+        assert not answers
+        assert time.monotonic() - begun < 10
+
+
 def test_waiting_ends_at_the_deadline_and_says_where_the_overlay_is(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     with make_log(log_at) as log, Overlay.open(overlay_at, log_at, TOPIC) as overlay:

@@ -158,11 +158,11 @@ class Overlay:
         """
         begun = time.monotonic()
         for partition, offset in positions.items():
-            while self.applied(partition) <= offset or self._is_rebuilding(partition):
+            while (applied := self.applied(partition)) <= offset or self._is_rebuilding(partition):
                 rest = deadline - time.monotonic()
                 if rest <= 0:
                     self._too_late(partition, offset, time.monotonic() - begun)
-                self._sleep(partition, min(int(rest * 1e6) + 1, _SLICE_US))
+                self._sleep(partition, applied, min(int(rest * 1e6) + 1, _SLICE_US))
 
     @property
     def rebuilding(self) -> bool:
@@ -175,7 +175,8 @@ class Overlay:
             return False
         return cells.view[cells_of.BOOT] != boot_id() or bool(cells.view[cells.partition(partition) + cells_of.REBUILDING])
 
-    def _sleep(self, partition: int, us: int) -> None:
+    def _sleep(self, partition: int, seen: int, us: int) -> None:
+        """Until something else is applied than what was `seen` (not asked here again: it may have come meanwhile), or `us` have passed."""
         cells = self._cells
         if cells is None or cells.view[cells_of.PARTITIONS] <= partition:
             time.sleep(0.001)
@@ -183,7 +184,7 @@ class Overlay:
                 self.refresh()
             return
         word = cells.partition_address(partition, cells_of.APPLIED_OFFSET)
-        waits.wait_word(word, self.applied(partition), _POLL_US, us)
+        waits.wait_word(word, seen, _POLL_US, us)
 
     def _too_late(self, partition: int, offset: int, seconds: float) -> None:
         cells = self._cells
