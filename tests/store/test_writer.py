@@ -173,6 +173,24 @@ def test_closing_writes_what_waits_and_a_closed_writer_takes_nothing(log: Embedd
             call()
 
 
+def test_closing_in_the_middle_of_the_lingering_does_not_wait_for_it(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that sends late had just seen that nobody closes, and then took `close`'s call to wake up for an older one."""
+    writer = open_writer(log, linger_ms=0)
+    clear, seen = writer._wake.clear, threading.Event()
+
+    def clear_after_closing() -> None:
+        seen.set()
+        writer._closing.wait(10)
+        clear()
+
+    monkeypatch.setattr(writer._wake, "clear", clear_after_closing)
+    writer.put(1, row(1))
+    assert seen.wait(10)
+    begun = time.monotonic()
+    writer.close()
+    assert time.monotonic() - begun < 5
+
+
 def test_an_exception_in_the_block_does_not_lose_what_was_taken(log: EmbeddedLog) -> None:
     def fail() -> None:
         with open_writer(log, linger_ms=600_000) as writer:

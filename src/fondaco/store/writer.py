@@ -456,6 +456,8 @@ class StoreWriter:
             if self._closing.wait(self._linger_s):
                 return
             self._wake.clear()
+            if self._closing.is_set():  # `close` may have set both just before the clear, and would then wait for us for ever
+                return
             try:
                 self._send(self._durability)
                 pause = _BACKOFF_S[0]
