@@ -45,7 +45,6 @@ from fondaco.dataplane.protocol import Request
 from fondaco.dataplane.thin import ThinReader
 
 if TYPE_CHECKING:
-
     from fondaco.store.keys import KeyCodec
     from fondaco.store.report import IncrementalReport, PushReport, PushTable, VersionInfo
 
@@ -228,7 +227,8 @@ class RemotePlatform:
         if self._token is not None:
             headers[wire.AUTHORIZATION] = f"Bearer {self._token}"
         try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before it was read: the answer says why
+            # refused before it was read: the answer says why
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 connection.request("POST", target, parts, headers, encode_chunked=True)
             response = connection.getresponse()
             body = response.read()

@@ -9,11 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 
 import fondaco as fd
 from control_server import ControlServer, error_of, rows
+from fondaco.catalog import tokens
 from fondaco.control.access import NewToken, create_token, list_tokens, revoke_token
+from fondaco.core.errors import PermissionDeniedError
+from fondaco.remote import RemotePlatform
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,7 @@ def test_health_and_the_document_need_no_token_and_everything_else_does(secrets:
     server, _ = secrets
     for path in ("/healthz", "/readyz", "/openapi.json"):
         assert server.http.get(path).status_code == 200
+        assert server.http.get(path, headers={"Authorization": "Bearer fdc_of_yesterday"}).status_code == 200
     for path in ("/v1/endpoints", "/v1/stores", "/v1/stores/members", "/v1/routing", "/v1/tokens", "/v1/nodes", "/metrics"):
         answer = server.http.get(path)
         assert error_of(answer, 401)["error"] == "AuthenticationError"
@@ -202,6 +207,23 @@ def test_with_a_certificate_it_speaks_tls_and_nothing_else(tmp_path: Path) -> No
         assert server.http.get("/v1/endpoints").json()["control"] == server.url
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{server.port}/healthz", timeout=10, trust_env=False)
+
+
+def test_a_push_that_may_not_be_is_refused_with_the_reason_over_tls_too(tmp_path: Path) -> None:
+    certificate, key = _certificate(tmp_path)
+    with fd.open(tmp_path / "platform") as platform:
+        platform.create_store("members", key="long", value=pa.schema([("v", pa.int64())]))
+        with platform.catalog.write() as connection:
+            secret = tokens.create(connection, "writer", {"members": "write"}, None, platform.clock.now_us())[1]
+    (tmp_path / "platform" / "fondaco.toml").write_text(f'[server]\ncertificate = "{certificate}"\nprivate_key = "{key}"\n')
+    context = ssl.create_default_context(cafile=str(certificate))
+    with (
+        ControlServer(tmp_path / "platform", scheme="https", verify=context) as server,
+        RemotePlatform(server.url, secret, tls=context) as to,
+    ):
+        for count in (1, 500_000):
+            with pytest.raises(PermissionDeniedError, match="admin"):
+                to.store("members").push(pa.table({"key": range(count), "v": range(count)}))
 
 
 def test_half_a_certificate_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Errors leave as the data plane's do (`dataplane.faults`); one that is not ours i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from fondaco.platform import Platform
 
 BODY_BYTES_MAX: Final = 4 << 20  # of a JSON body; the largest is a schema
 BODY_IDLE_S: Final = 10.0
+_DISCARD_IDLE_S: Final = 1.0
+_DISCARD_BYTES: Final = 64 << 20  # of a refused upload are read, so that its sender gets to see the answer
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -141,7 +144,7 @@ async def _call(operation: Operation, request: Request, platform: Platform, acce
     body = b"" if operation.upload else await _read_body(request, operation)
 
     def check() -> Call:
-        caller = access.authenticate(request.headers.get(wire.AUTHORIZATION))
+        caller = None if operation.role is None else access.authenticate(request.headers.get(wire.AUTHORIZATION))
         names = dict(request.path_params)
         if operation.role is not None:
             access.authorise(caller, operation.role, names.get(operation.scope or "", EVERY))
@@ -149,7 +152,13 @@ async def _call(operation: Operation, request: Request, platform: Platform, acce
         return Call(names, query, _decode_body(body, operation), caller)
 
     if operation.run_async is not None:
-        return await operation.run_async(request, await run_in_threadpool(check))
+        try:
+            call = await run_in_threadpool(check)
+        except FondacoError:
+            if operation.upload:
+                await discard(request)
+            raise
+        return await operation.run_async(request, call)
     run = operation.run
     assert run is not None
     return await run_in_threadpool(lambda: run(check()))
@@ -190,6 +199,16 @@ async def arriving(request: Request, idle_s: float) -> AsyncIterator[bytes]:
         except TimeoutError:
             raise DeadlineExceededError("the next part of the request's body", idle_s) from None
         yield part
+
+
+async def discard(request: Request) -> None:
+    """Read on what a refused upload still sends, within a bound."""
+    left = _DISCARD_BYTES
+    with contextlib.suppress(ClientDisconnect, DeadlineExceededError, RuntimeError):  # RuntimeError: it was read to its end before
+        async for part in arriving(request, _DISCARD_IDLE_S):
+            left -= len(part)
+            if left < 0:
+                return
 
 
 def check_content_type(request: Request, expected: str) -> None:

@@ -6,24 +6,20 @@ request again gives the report of the push that ended well, or says that it is s
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from fondaco.control.api import Answer, Call, Operation, arriving, check_content_type
+from fondaco.control.api import Answer, Call, Operation, arriving, check_content_type, discard
 from fondaco.control.push_job import PushJob
 from fondaco.control.uploads import Uploads
 from fondaco.core.clock import to_us
-from fondaco.core.errors import DeadlineExceededError, FondacoError, InputError
+from fondaco.core.errors import FondacoError, InputError
 from fondaco.core.ids import new_push_id
 from fondaco.dataplane import wire
 from fondaco.platform import Platform
-
-_DISCARD_IDLE_S: Final = 1.0
-_DISCARD_BYTES: Final = 64 << 20  # of a refused upload are read, so that its sender gets to see the answer
 
 
 class PushQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +55,7 @@ def operations(platform: Platform, uploads: Uploads) -> list[Operation]:
         except ClientDisconnect:
             raise
         except FondacoError:
-            await _discard(request)
+            await discard(request)
             raise
 
     async def _push(request: Request, call: Call, query: PushQuery) -> Answer:
@@ -132,13 +128,3 @@ def _object(text: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError as exc:
         raise InputError(f"built_from is a JSON object, as {{'job': 'nightly'}}: {exc}") from None
-
-
-async def _discard(request: Request) -> None:
-    """Read on what a refused upload still sends, within a bound."""
-    left = _DISCARD_BYTES
-    with contextlib.suppress(ClientDisconnect, DeadlineExceededError, RuntimeError):  # RuntimeError: it was read to its end before
-        async for part in arriving(request, _DISCARD_IDLE_S):
-            left -= len(part)
-            if left < 0:
-                return

@@ -21,6 +21,7 @@ _ERRORS: Final = {
     404: "No such store, version or field.",
     405: "Not with this method.",
     406: "No offered media type is accepted.",
+    408: "The request did not become complete in time; the connection is closed.",
     409: "Right call, wrong moment: the store has no version yet.",
     413: "More than a stated limit; nothing of it was done.",
     414: "The request line is too long.",
