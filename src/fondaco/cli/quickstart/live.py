@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fondaco.cli.quickstart.data import LATE_MINUTES, Flights
-from fondaco.cli.quickstart.definitions import LIVE_NAME, SET_NAME, Definitions
+from fondaco.cli.quickstart.definitions import LIVE_NAME, Definitions
 from fondaco.cli.quickstart.events import MS, Change, changes
 from fondaco.cli.quickstart.model import FloatMatrix, LateModel, matrix
 from fondaco.features import oracle
@@ -96,7 +95,7 @@ def replay(
         say(f"  {rate:,.0f} changes a second until readable; now at {SPEED_UP:,} times real time, {seconds:.0f} s")
         quiet = _paced(readers, writers, todo, begin_us)
         say("  and again beside pushes of all flights, one after the other")
-        with _PushBeside(platform.directory, f"{SET_NAME}.flights", table.select([*FLIGHT_KEY, *model.columns])) as push:
+        with _PushBeside(platform, table.select([*FLIGHT_KEY, *model.columns])) as push:
             beside = _paced(readers, writers, todo, begin_us)
     return LiveFigures(len(todo), rate, SPEED_UP, quiet, beside, push.records, flights.num_rows, *scores)
 
@@ -217,9 +216,12 @@ print(pushes)
 class _PushBeside:
     """All flights pushed again and again, in a process of its own, until the block ends."""
 
-    def __init__(self, directory: Path, store: str, table: pa.Table) -> None:
-        self._file = directory / ".replay.parquet"
-        self._command = [sys.executable, "-c", _PUSH_AGAIN, str(directory), store, str(self._file)]
+    def __init__(self, platform: Platform, table: pa.Table) -> None:
+        fields = [table.schema.field(name) for name in table.column_names]
+        key, value = pa.schema(fields[: len(FLIGHT_KEY)]), pa.schema(fields[len(FLIGHT_KEY) :])
+        store = platform.create_store(f"{LIVE_NAME}.flights", key=key, value=value)
+        self._file = platform.directory / "run" / "replay.parquet"
+        self._command = [sys.executable, "-c", _PUSH_AGAIN, str(platform.directory), store.name, str(self._file)]
         self._table = table
         self.records = 0
 
@@ -229,6 +231,9 @@ class _PushBeside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        told, _none = self._process.communicate(timeout=120)
-        self._file.unlink()
-        self.records = self._table.num_rows * int(told)
+        try:
+            told, _none = self._process.communicate(timeout=120)
+            self.records = self._table.num_rows * int(told or 0)
+        finally:
+            self._process.kill()
+            self._file.unlink()
