@@ -525,6 +525,21 @@ def test_packed_writes_that_nobody_could_read_are_refused(server: DataServer, ke
 # -- versions -----------------------------------------------------------------------------------------------------------------------------
 
 
+def test_stores_that_have_one_schema_under_two_numbers_each_say_their_own(tmp_path: Path) -> None:
+    short = {"type": "record", "name": "Row", "fields": [{"name": "v", "type": "long"}]}
+    wide = {**short, "fields": [*short["fields"], {"name": "w", "type": "long", "default": 0}]}
+    with fd.open(tmp_path / "p") as platform:
+        one, two = platform.create_store("one", value=wide), platform.create_store("two", value=short)
+        assert two.add_schema(wide) == 2
+        for store in (one, two):
+            store.push(pa.table({"key": [1], "v": [2], "w": [3]}), progress=False)
+        with DataServer(tmp_path / "p") as server, server.connection() as connection:
+            for name, number in (("one", "1"), ("two", "2"), ("one", "1")):
+                reply = ask(connection, "GET", f"/v1/stores/{name}/rows/1", headers={"Accept": wire.AVRO})
+                assert reply.headers["fondaco-schema"] == number, name
+                assert Codec(wide).decode(reply.body) == {"v": 2, "w": 3}
+
+
 def test_a_swap_is_seen_by_the_next_request_and_a_pin_holds(tmp_path: Path) -> None:
     value = pa.schema([("v", pa.int64())])
     with fd.open(tmp_path / "p") as platform:

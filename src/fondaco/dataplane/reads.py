@@ -49,7 +49,8 @@ class Reads:
             readers: threads that open versions. date: the line of the answers' head.
         """
         self._admission, self._readers, self._date = admission, readers, date
-        self._heads: dict[tuple[int, type[Row]], bytes] = {}
+        self._heads: dict[tuple[int, int, type[Row], int], bytes] = {}  # by store, version, schema and size of the row
+        self._heads_date = b""
 
     # -- a single get -------------------------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ class Reads:
         key_text = parts[5]
         try:
             caller = self._admission.access.caller(authorization)
-            if not caller.may("read", store.name):
+            if authorization is not None and not caller.may("read", store.name):  # without a token: anybody, or refused above
                 return None
             if store.integers and key_text.isdigit() and len(key_text) < 19:
                 key = int(key_text)
@@ -86,35 +87,43 @@ class Reads:
         counters = store.stats.get_counters
         counters[REQUESTS] += 1
         counters[KEYS] += 1
-        date = self._date()
         if row is None:
             counters[MISSING] += 1
-            response = b"".join((_MISSING % (opened.number,), date, _MISSING_END))
+            response = b"".join((_MISSING % (opened.number,), self._date(), _MISSING_END))
         else:
-            head = self._heads.get((opened.number, type(row)))
+            body = row.to_bytes()
+            size, date = len(body), self._date()
+            if date is not self._heads_date:
+                self._heads.clear()
+                self._heads_date = date
+            head = self._heads.get((store.id, opened.number, type(row), size))
             if head is None:
-                head = self._avro_head(store, opened, row)
+                head = self._avro_head(store, opened, row, size)
                 if head is None:
                     counters[REQUESTS] -= 1
                     counters[KEYS] -= 1
                     return None
-            body = row.to_bytes()
-            counters[ANSWER_BYTES] += len(body)
-            response = b"".join((head, date, b"content-length: %d\r\n\r\n" % len(body), body))
+            counters[ANSWER_BYTES] += size
+            response = head + body
         store.stats.get_latencies[bucket_of(_perf() - started)] += 1
         return response
 
-    def _avro_head(self, store: ServedStore, opened: Opened, row: Row) -> bytes | None:
+    def _avro_head(self, store: ServedStore, opened: Opened, row: Row, size: int) -> bytes | None:
+        """The head of an answer with a row of `size` bytes, good until the date changes; None: the row is in no schema of the store."""
         number = store.schema_number(row)
         if number is None:
             return None
         if len(self._heads) > _HEADS_MAX:
             self._heads.clear()
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/avro\r\nfondaco-version: %d\r\nfondaco-schema: %d\r\n" % (
-            opened.number,
-            number,
+        head = b"".join(
+            (
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/avro\r\n",
+                b"fondaco-version: %d\r\nfondaco-schema: %d\r\n" % (opened.number, number),
+                self._heads_date,
+                b"content-length: %d\r\n\r\n" % size,
+            )
         )
-        self._heads[opened.number, type(row)] = head
+        self._heads[store.id, opened.number, type(row), size] = head
         return head
 
     def get_by_path(self, reply: Reply, parts: Sequence[bytes], query: bytes) -> Answer | Work:
