@@ -47,7 +47,7 @@ SITUATIONS = ("calm", "stalling", "hanging")
 
 def measure(settings: Settings, report: Report) -> None:
     """Fill the report."""
-    rows, rounds = settings.choose_rows(full=20_000, quick=2_000), settings.choose_rounds(full=5)
+    rows, rounds = settings.choose_rows(full=20_000, quick=2_000), settings.choose_rounds(full=5, quick=1)
     seconds = 1.0 if settings.quick else 5.0
     gets = int(RATE * seconds)
     report.sizes = {"rows": rows, "rounds": rounds, "gets_per_round": gets, "rate": RATE}
