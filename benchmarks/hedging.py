@@ -7,7 +7,8 @@ the get was due, and a slow one delays no other), with hedging as it comes, and 
 
 * calm: the second replica is as good as the first: what hedging costs.
 * stalling: it holds one request in twenty back for 20 ms, so one get in forty.
-* hanging: it answers nothing at all for two of the seconds that are measured, and then everything.
+* hanging: it answers nothing at all for two of the seconds that are measured, and then everything. A peer that has been silent for a
+  quarter of a second is left alone for a while, hedged or not.
 
 The extra requests are counted by the client, and by the proxy, which sees what arrives.
 """
