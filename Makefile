@@ -30,7 +30,7 @@ quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: feature
 	@$(BIN)/fondaco quickstart
 
 test: $(VENV)/.installed-quickstart,dev,bench  ## the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 lint: $(VENV)/.installed-quickstart,dev,bench  ## ruff, mypy --strict, import layers
 	$(BIN)/ruff format --check .
