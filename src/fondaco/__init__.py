@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from fondaco.core.version import VERSION
 
 if TYPE_CHECKING:
+    import ssl
+
     from fondaco import features, schema
     from fondaco.core import errors
     from fondaco.platform import Platform
@@ -57,18 +59,19 @@ def open(path: str | os.PathLike[str], *, create: bool = True) -> Platform:
     return Platform.open(path, create=create)
 
 
-def connect(url: str, token: str | None = None) -> RemotePlatform:
+def connect(url: str, token: str | None = None, *, tls: ssl.SSLContext | None = None) -> RemotePlatform:
     """The platform behind a running `fondaco up` or node: the same names as `open` gives, over HTTP.
 
     Args:
         url: of the control API, as "http://127.0.0.1:7070"; or of a data-plane node, for reads and writes only.
         token: what an operator made with `fondaco token create`.
+        tls: how to check an https server; None: by the certificates of the system.
     Raises:
         UnavailableError: nobody answers there. ProtocolError: somebody else does. AuthenticationError.
     """
     from fondaco.remote import RemotePlatform
 
-    return RemotePlatform(url, token)
+    return RemotePlatform(url, token, tls=tls)
 
 
 def __getattr__(name: str) -> object:
