@@ -132,7 +132,7 @@ def test_one_part_that_fails_leaves_the_others_and_is_named(platform: Platform) 
 def test_a_histogram_counts_each_request_in_the_bucket_of_its_time(durations_ns: list[int]) -> None:
     stats = StoreStats()
     for ns in durations_ns:
-        stats.answered(0, 1, 0, ns)
+        stats.answered(0, 1, 0, 0, ns)
     buckets, total_s = histogram(stats.document()["get"]["latency_us"]["buckets"])
     assert buckets[-1] == ("+Inf", len(durations_ns))
     counts = [count for _, count in buckets]

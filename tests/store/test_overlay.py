@@ -34,6 +34,16 @@ def test_an_overlay_of_a_store_that_nobody_wrote_to_is_empty_and_notices_the_fir
             assert not overlay.is_empty
 
 
+def test_whoever_asks_for_positions_again_and_again_sees_the_first_write(tmp_path: Path) -> None:
+    overlay_at, log_at = place(tmp_path)
+    with make_log(log_at) as log, Overlay.open(overlay_at, log_at, TOPIC) as overlay:
+        assert overlay.positions() == {}
+        append(log, [put(b"a", 1, b"row")])
+        with Tailer.open(overlay_at, log_at, TOPIC, log) as tailer:
+            tailer.run_once()
+        assert overlay.positions() == {0: 0}
+
+
 def test_cells_that_come_after_the_overlay_was_opened_are_found_when_it_is_refreshed(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     with make_log(log_at) as log:

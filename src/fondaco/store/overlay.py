@@ -143,6 +143,8 @@ class Overlay:
 
     def positions(self) -> dict[int, int]:
         """Per partition the offset of the last record that can be read; partitions without one are left out."""
+        if self._cells is None or self._cells.replaced:  # whoever asks again and again would else never see the first write of a store
+            self.refresh()
         return {partition: offset - 1 for partition in range(self.partition_count) if (offset := self.applied(partition)) > 0}
 
     def wait(self, positions: Mapping[int, int], deadline: float) -> None:
