@@ -22,7 +22,7 @@ import msgspec
 from fondaco.catalog import Catalog, StoreRow, VersionState, stores, versions
 from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.config import CONFIG_FILE, Config, LogConfig, load_config
-from fondaco.core.errors import AlreadyExistsError, FormatVersionError, InputError, NotAPlatformError, ReadOnlyError
+from fondaco.core.errors import AlreadyExistsError, FormatVersionError, InputError, NotAPlatformError, ReadOnlyError, StateError
 from fondaco.core.files import os_errors, remove_tree, sync_directory, write_atomically
 from fondaco.core.ids import check_name
 from fondaco.store.context import StoreContext
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fondaco.features import Entity, FeatureColumns, FeatureRow, FeatureSet, Reason, TrainingSet
     from fondaco.log import Log
     from fondaco.store.report import PushReport
+    from fondaco.store.store_reader import StoreReader
 
 MARKER_FILE: Final = "FONDACO"
 PLATFORM_FORMAT: Final = 1
@@ -348,7 +349,7 @@ class Platform:
         settings = msgspec.convert(row.settings, StoreSettings)
         return StoreContext(
             self.catalog, row, settings, StoreLayout(self._stores / row.name), self.config.store, self.clock, self._log,
-            self.config.log, self.config.governor,
+            self.config.log, self.config.governor, functools.partial(_open_served, self.directory),
         )  # fmt: skip
 
     def _remove_topic(self, store: str, *, leftover: bool = False) -> None:
@@ -486,6 +487,30 @@ def open_log(directory: Path, *, config: LogConfig, clock: Clock, read_only: boo
 
         return open_kafka_log(directory, config, clock)
     raise InputError(f'[log] kind is "embedded" or "kafka", not {config.kind!r}')
+
+
+class _Running(msgspec.Struct):
+    """What `fondaco up` says of itself, as far as it matters here (`control.runfile`, which stands above)."""
+
+    data: str
+
+
+def _open_served(directory: Path, tier: str, store: str, schema: object) -> StoreReader:
+    """A reader through the data plane that runs on a platform's directory.
+
+    Raises:
+        StateError: none does. Otherwise as the readers of `fondaco.connect`.
+    """
+    from fondaco.dataplane import FastReader, ThinReader
+
+    try:
+        running = msgspec.json.decode((directory / "run" / "up.json").read_bytes(), type=_Running)
+    except (OSError, msgspec.MsgspecError):
+        raise StateError(
+            f'the tier "{tier}" reads through servers, and none run on {directory}: start `fondaco up --dir {directory}`, '
+            'or take the tier "embedded"'
+        ) from None
+    return (FastReader if tier == "fast" else ThinReader)(running.data, store, schema=schema)
 
 
 def _check_same(row: StoreRow, known: list[str], key: str, value: str, settings: StoreSettings, given: list[str]) -> None:

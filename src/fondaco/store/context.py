@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fondaco.catalog import Catalog, StoreRow
 from fondaco.core.clock import Clock
@@ -11,6 +13,9 @@ from fondaco.core.config import GovernorConfig, LogConfig, StoreConfig
 from fondaco.store.layout import StoreLayout
 from fondaco.store.log_handle import LogHandle, topic_of
 from fondaco.store.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from fondaco.store.store_reader import StoreReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class StoreContext:
     log: LogHandle
     log_config: LogConfig
     governor: GovernorConfig
+    open_served: Callable[[str, str, object], StoreReader] | None = None  # (tier, store, schema): through the servers of this directory
 
     @property
     def id(self) -> int:

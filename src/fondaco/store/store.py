@@ -11,7 +11,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fondaco.store.keys import KeyCodec
     from fondaco.store.push import Fill, PushRequest
     from fondaco.store.reader import EmbeddedReader
+    from fondaco.store.store_reader import StoreReader
     from fondaco.store.tails import TailSource
     from fondaco.store.writer import StoreWriter
 
@@ -393,21 +394,33 @@ class Store:
 
     # -- reading --------------------------------------------------------------------------------------------------------------------
 
-    def reader(self, tier: Literal["embedded"] = "embedded", schema: object = None, *, tail: bool = True) -> EmbeddedReader:
+    @overload
+    def reader(self, tier: Literal["embedded"] = "embedded", schema: object = None, *, tail: bool = True) -> EmbeddedReader: ...
+
+    @overload
+    def reader(self, tier: Literal["fast", "thin"], schema: object = None, *, tail: bool = True) -> StoreReader: ...
+
+    def reader(
+        self, tier: Literal["embedded", "fast", "thin"] = "embedded", schema: object = None, *, tail: bool = True
+    ) -> EmbeddedReader | StoreReader:
         """Open a reader; close it, or use it as a context manager. It follows swaps, rollbacks and real-time writes by itself.
 
         Args:
-            tier: where the data is read from: "embedded" maps the files into this process.
-            tail: follow the log in this process where no other one does; False: another one does, as in servers.
+            tier: where the data is read from: "embedded", the nearest, maps the files into this process; "fast" and "thin" ask the servers
+                that `fondaco up` runs on this directory (those of another machine: `fondaco.connect`).
             schema: read every row with exactly this schema: Avro dict or JSON, or a `pa.Schema`. None: with every field of every value
                 schema of the store, so that a rollback takes no field away; one that a row's version lacks has its default.
+            tail: follow the log in this process where no other one does; False: another one does, as in servers.
         Raises:
             SchemaResolutionError: rows of a version cannot be read with `schema`. InputError: no such tier.
+            StateError: "fast" or "thin", and no servers run on this directory.
         """
         from fondaco.store.reader import EmbeddedReader
 
+        if tier in ("fast", "thin") and self._context.open_served is not None:
+            return self._context.open_served(tier, self.name, schema)
         if tier != "embedded":
-            raise InputError(f'the tier of a reader is "embedded", not {tier!r}')
+            raise InputError(f'the tier of a reader is "embedded", "fast" or "thin", not {tier!r}')
         known = {row.number: row.schema for row in self._value_schemas()}
         return EmbeddedReader.open(
             self._context.layout.directory,

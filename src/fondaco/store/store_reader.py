@@ -11,7 +11,8 @@ read answers at once from what has been applied.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,10 @@ class StoreReader(Protocol):
     def at(self, version: int) -> StoreReader:
         """A reader of one version, whatever becomes current, with the real-time writes that apply to it."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None: ...
 
     def close(self) -> None:
         """Let go of the files. Rows and columns handed out stay valid."""
