@@ -151,9 +151,12 @@ def test_importing_the_package_is_quick_and_brings_in_no_engine() -> None:
         print(time.perf_counter() - began)
         print([name for name in ("numba", "sqlalchemy", "duckdb", "pyarrow", "numpy") if name in sys.modules])
         print(fondaco.Platform.__name__, fondaco.errors.FondacoError.__name__, "numba" in sys.modules)"""
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert float(answer[0]) < 0.1
-    assert answer[1:] == ["[]", "Platform FondacoError False"]
+    seconds = []
+    for _ in range(5):  # the best of some, because other tests run beside this one
+        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
+        seconds.append(float(answer[0]))
+        assert answer[1:] == ["[]", "Platform FondacoError False"]
+    assert min(seconds) < 0.1
 
 
 def test_every_public_name_is_there() -> None:
