@@ -119,32 +119,41 @@ def test_two_platforms_on_one_machine_share_one_mirror(broker: Broker, tmp_path:
 
 
 def test_a_broker_that_goes_away_and_comes_back_loses_no_append(tmp_path: Path) -> None:
+    """An append during the outage is retried, or fails with an error that says that a retry helps: then it is sent again here."""
     broker = Broker(tmp_path)
     broker.start()
     acknowledged: list[int] = []
+    wrong: list[FondacoError] = []
     ended = threading.Event()
 
     def append() -> None:
         with KafkaLog(broker.bootstrap, append_s=60) as log:
             while not ended.is_set():
-                acknowledged.extend(log.append("outage", 0, [Record(None, b"x")]))
+                try:
+                    acknowledged.extend(log.append("outage", 0, [Record(None, b"x")]))
+                except FondacoError as exc:
+                    if not exc.retryable:
+                        wrong.append(exc)
 
-    with KafkaLog(broker.bootstrap) as log:
-        log.create_topic("outage", TopicConfig(1))
     thread = threading.Thread(target=append)
-    thread.start()
     try:
+        with KafkaLog(broker.bootstrap) as log:
+            log.create_topic("outage", TopicConfig(1))
+        thread.start()
         until(lambda: len(acknowledged) > 100)
         broker.stop()
         before = len(acknowledged)
         broker.start()
         until(lambda: len(acknowledged) > before + 100, 60)
+        ended.set()
+        thread.join()
+        with KafkaLog(broker.bootstrap) as log:
+            there = {record.offset for record in log.read("outage", 0, 0, max_bytes=1 << 24).records()}
     finally:
         ended.set()
         thread.join()
-    with KafkaLog(broker.bootstrap) as log:
-        there = {record.offset for record in log.read("outage", 0, 0, max_bytes=1 << 24).records()}
-    broker.stop()
+        broker.stop()
+    assert wrong == []
     assert set(acknowledged) <= there
     assert len(set(acknowledged)) == len(acknowledged)
 
