@@ -480,23 +480,6 @@ def _probe_packed(low: np.uint64, high: np.uint64, count: int, hash_: np.uint64,
 
 
 @njit(nogil=True, cache=True)
-def probe_long(key: int, table: int) -> tuple[int, int, int]:
-    """Find an integer key in the partitions of `table` (address).
-
-    Returns (partition, start, end): where the value lies in the partition's file; ~partition if it is compressed. start is 0 if there is
-    no such key, -1 if the index leads outside the heap.
-    """
-    low, high, count = _pack_long(key)
-    hash_ = _hash_packed(low, high, count)
-    partition = partition_of(hash_, np.int64(load64(table)))
-    entry = table + 8 + 8 * ENTRY * partition
-    value, end, flag = _probe_packed(low, high, count, hash_, entry)
-    if value <= 0:
-        return partition, value, 0
-    return _answer(np.int64(load64(entry)), partition, value, end, flag)
-
-
-@njit(nogil=True, cache=True)
 def _probe(address: int, length: int, hash_: np.uint64, entry: int) -> tuple[int, int, int]:
     """(value address, end address, compressed) of key bytes in one partition; value 0: missing, -1: the index leads outside the heap."""
     heap = np.int64(load64(entry + 8))
@@ -523,7 +506,11 @@ def _probe(address: int, length: int, hash_: np.uint64, entry: int) -> tuple[int
 
 @njit(nogil=True, cache=True)
 def probe_bytes(key: bytes, table: int) -> tuple[int, int, int]:
-    """As `probe_long`, for key bytes that are encoded already."""
+    """Find key bytes in the partitions of `table` (address).
+
+    Returns (partition, start, end): where the value lies in the partition's file; ~partition if it is compressed. start is 0 if there is
+    no such key, -1 if the index leads outside the heap.
+    """
     address = bytes_address(key)
     hash_ = xxh64(address, len(key))
     partition = partition_of(hash_, np.int64(load64(table)))
@@ -538,6 +525,30 @@ def probe_bytes(key: bytes, table: int) -> tuple[int, int, int]:
 
 _PREFETCH_BYTES = 1024  # of each value that is found: the caller reads it next, and 1000 of these fit the second-level cache
 _GROUP = 32  # keys in flight: enough to hide a memory latency, few enough to stay in the first-level cache
+
+
+@njit(nogil=True, cache=True)
+def prefetch_group(hashes: U64Array, table: int, first: int, last: int) -> None:
+    """Ask for the index slots of the keys from `first` to `last`, then for the records that they lead to."""
+    partition_count = np.int64(load64(table))
+    for k in range(first, last):
+        entry = table + 8 + 8 * ENTRY * partition_of(hashes[k], partition_count)
+        prefetch(np.int64(load64(entry + 24)) + 8 * _first_slot(hashes[k], np.int64(load64(entry + 32))))
+    for k in range(first, last):
+        entry = table + 8 + 8 * ENTRY * partition_of(hashes[k], partition_count)
+        slot_count = np.int64(load64(entry + 32))
+        index = np.int64(load64(entry + 24))
+        tag = _tag(hashes[k])
+        i = _first_slot(hashes[k], slot_count)
+        for _ in range(slot_count):
+            slot = load64(index + 8 * i)
+            if slot == _ZERO or slot >> np.uint64(40) == tag:
+                if slot != _ZERO:
+                    prefetch(np.int64(load64(entry + 8)) + np.int64(slot & _POSITION) - 1)
+                break
+            i += 1
+            if i == slot_count:
+                i = 0
 
 
 @njit(nogil=True, cache=True)
@@ -561,24 +572,7 @@ def probe_many(
     total = 0
     for group in range(0, count, _GROUP):
         last = min(group + _GROUP, count)
-        for k in range(group, last):
-            entry = table + 8 + 8 * ENTRY * partition_of(hashes[k], partition_count)
-            prefetch(np.int64(load64(entry + 24)) + 8 * _first_slot(hashes[k], np.int64(load64(entry + 32))))
-        for k in range(group, last):
-            entry = table + 8 + 8 * ENTRY * partition_of(hashes[k], partition_count)
-            slot_count = np.int64(load64(entry + 32))
-            index = np.int64(load64(entry + 24))
-            tag = _tag(hashes[k])
-            i = _first_slot(hashes[k], slot_count)
-            for _ in range(slot_count):
-                slot = load64(index + 8 * i)
-                if slot == _ZERO or slot >> np.uint64(40) == tag:
-                    if slot != _ZERO:
-                        prefetch(np.int64(load64(entry + 8)) + np.int64(slot & _POSITION) - 1)
-                    break
-                i += 1
-                if i == slot_count:
-                    i = 0
+        prefetch_group(hashes, table, group, last)
         for k in range(group, last):
             entry = table + 8 + 8 * ENTRY * partition_of(hashes[k], partition_count)
             value, end, flag = _probe(keys_address + key_offsets[k], key_offsets[k + 1] - key_offsets[k], hashes[k], entry)

@@ -46,8 +46,9 @@ MERGED = 3  # it must be made
 find, find_packed, memory_base, topic_partition, overlay_probe, segment_locate = (
     overlay.find, overlay.find_packed, overlay.memory_base, overlay.topic_partition, overlay.overlay_probe, overlay.locate,
 )  # fmt: skip
-_pack_long, _hash_packed, _probe_packed, _probe, _record, _first_slot, _tag, partition_of = (
-    base._pack_long, base._hash_packed, base._probe_packed, base._probe, base._record, base._first_slot, base._tag, base.partition_of,
+_pack_long, _hash_packed, _probe_packed, _probe, _first_slot, _tag, partition_of, prefetch_group = (
+    base._pack_long, base._hash_packed, base._probe_packed, base._probe, base._first_slot, base._tag, base.partition_of,
+    base.prefetch_group,
 )  # fmt: skip
 sound, _DAMAGED, _RECORD_BYTES = overlay.sound, overlay.DAMAGED, overlay.RECORD_BYTES
 _NONE, _PUT, _DELETE = overlay.NONE, overlay.PUT, overlay.DELETE
@@ -58,7 +59,6 @@ _HEAD = _BASE + 8
 _ENTRY = 8 * base.ENTRY
 _GROUP = base._GROUP
 _PREFETCH_BYTES = base._PREFETCH_BYTES
-_POSITION = np.uint64((1 << 40) - 1)
 _TAG_SHIFT = np.uint64(40)
 _ZERO = np.uint64(0)
 
@@ -199,30 +199,6 @@ def _prefetch_writes(keys_address: int, key_offsets: I64Array, hashes: U64Array,
 
 
 @njit(nogil=True, cache=True)
-def _prefetch_base(hashes: U64Array, table: int, first: int, last: int) -> None:
-    """Ask for the base's slots of a group of keys, then for the records they lead to."""
-    partition_count = load_i64(table + _BASE)
-    for k in range(first, last):
-        entry = table + _HEAD + _ENTRY * partition_of(hashes[k], partition_count)
-        prefetch(load_i64(entry + 24) + 8 * _first_slot(hashes[k], load_i64(entry + 32)))
-    for k in range(first, last):
-        entry = table + _HEAD + _ENTRY * partition_of(hashes[k], partition_count)
-        slot_count = load_i64(entry + 32)
-        index = load_i64(entry + 24)
-        tag = _tag(hashes[k])
-        i = _first_slot(hashes[k], slot_count)
-        for _ in range(slot_count):
-            slot = load_u64(index + 8 * i)
-            if slot == _ZERO or slot >> _TAG_SHIFT == tag:
-                if slot != _ZERO:
-                    prefetch(load_i64(entry + 8) + np.int64(slot & _POSITION) - 1)
-                break
-            i += 1
-            if i == slot_count:
-                i = 0
-
-
-@njit(nogil=True, cache=True)
 def read_many(
     keys_address: int,
     key_offsets: I64Array,
@@ -266,7 +242,7 @@ def read_many(
         if asks:
             _prefetch_writes(keys_address, key_offsets, hashes, writes, group, last)
         if base_count != 0:
-            _prefetch_base(hashes, table, group, last)
+            prefetch_group(hashes, table + _BASE, group, last)
         for k in range(group, last):
             address = keys_address + key_offsets[k]
             length = key_offsets[k + 1] - key_offsets[k]

@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from fondaco.core.errors import (
     AlreadyExistsError,
@@ -47,8 +47,6 @@ READERS_MAX: Final = 64
 _FETCH_RECORDS: Final = 1000
 _NO_LIMIT: Final = -1
 _LOGGER = logging.getLogger("fondaco.adapters.kafka")  # librdkafka's own words go here, not to stderr
-
-Found = TypeVar("Found")
 
 
 class KafkaLog:
