@@ -25,6 +25,7 @@ from fondaco.core.config import CONFIG_FILE, Config, LogConfig, load_config
 from fondaco.core.errors import AlreadyExistsError, FormatVersionError, InputError, NotAPlatformError, ReadOnlyError, StateError
 from fondaco.core.files import os_errors, remove_tree, sync_directory, write_atomically
 from fondaco.core.ids import check_name
+from fondaco.core.runfile import find_run_file
 from fondaco.store.context import StoreContext
 from fondaco.store.layout import DELETED, StoreLayout, write_cell
 from fondaco.store.log_handle import LOG_DIRECTORY, LogHandle, topic_of
@@ -489,28 +490,21 @@ def open_log(directory: Path, *, config: LogConfig, clock: Clock, read_only: boo
     raise InputError(f'[log] kind is "embedded" or "kafka", not {config.kind!r}')
 
 
-class _Running(msgspec.Struct):
-    """What `fondaco up` says of itself, as far as it matters here (`control.runfile`, which stands above)."""
-
-    data: str
-
-
 def _open_served(directory: Path, tier: str, store: str, schema: object) -> StoreReader:
     """A reader through the data plane that runs on a platform's directory.
 
     Raises:
         StateError: none does. Otherwise as the readers of `fondaco.connect`.
     """
-    from fondaco.dataplane import FastReader, ThinReader
+    from fondaco.dataplane.tiers import open_reader
 
-    try:
-        running = msgspec.json.decode((directory / "run" / "up.json").read_bytes(), type=_Running)
-    except (OSError, msgspec.MsgspecError):
+    running = find_run_file(directory)
+    if running is None:
         raise StateError(
             f'the tier "{tier}" reads through servers, and none run on {directory}: start `fondaco up --dir {directory}`, '
             'or take the tier "embedded"'
-        ) from None
-    return (FastReader if tier == "fast" else ThinReader)(running.data, store, schema=schema)
+        )
+    return open_reader(tier, running.data, store, schema=schema)
 
 
 def _check_same(row: StoreRow, known: list[str], key: str, value: str, settings: StoreSettings, given: list[str]) -> None:

@@ -36,15 +36,16 @@ from fondaco.core.errors import (
 )
 from fondaco.dataplane import wire
 from fondaco.dataplane.client import deadline_of
-from fondaco.dataplane.client_faces import BlockingReader, Connections
+from fondaco.dataplane.client_faces import Connections
 from fondaco.dataplane.client_writer import RemoteWriter
-from fondaco.dataplane.fast import FastReader
 from fondaco.dataplane.pool import reason_of
 from fondaco.dataplane.pool_blocking import BlockingTransport
 from fondaco.dataplane.protocol import Request
-from fondaco.dataplane.thin import ThinReader
+from fondaco.dataplane.tiers import open_reader
 
 if TYPE_CHECKING:
+    from fondaco.dataplane.fast import FastReader
+    from fondaco.dataplane.thin import ThinReader
     from fondaco.store.keys import KeyCodec
     from fondaco.store.report import IncrementalReport, PushReport, PushTable, VersionInfo
 
@@ -199,12 +200,7 @@ class RemotePlatform:
 
     def open_reader(self, tier: str, store: str, schema: object) -> ThinReader | FastReader:
         """A reader of a store."""
-        if tier not in ("fast", "thin"):
-            raise InputError(f'the tier of a remote reader is "fast" or "thin", not {tier!r}')
-        kind: type[BlockingReader] = FastReader if tier == "fast" else ThinReader
-        opened = kind(self.endpoints, store, token=self._token, schema=schema, tls=self._tls)
-        assert isinstance(opened, (ThinReader, FastReader))
-        return opened
+        return open_reader(tier, self.endpoints, store, token=self._token, schema=schema, tls=self._tls)
 
     def open_writer(self, store: str, writer_id: str, **settings: Any) -> RemoteWriter:
         """A writer to a store."""

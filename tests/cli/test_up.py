@@ -18,7 +18,7 @@ import pytest
 
 import fondaco as fd
 from control_server import ARROW, VALUE, arrow_stream, free_port, rows, wait_for
-from fondaco.control.runfile import RunFile, find_run_file
+from fondaco.core.runfile import RunFile, find_run_file
 
 RUN = [sys.executable, "-W", "error", "-c", "from fondaco.cli import main; main()"]
 DEADLINE_S = 120.0

@@ -14,7 +14,7 @@ from control_server import VALUE, rows
 from fondaco.control.metrics import Metrics, process_metrics
 from fondaco.control.metrics_dataplane import dataplane_metrics, histogram
 from fondaco.control.metrics_stores import freshness_metrics, governor_metrics, log_metrics, store_metrics
-from fondaco.control.runfile import ProcessInfo, ProcessState, RunFile, run_directory, write_run_file
+from fondaco.core.runfile import ProcessInfo, ProcessState, RunFile, run_directory, write_run_file
 from fondaco.dataplane.stats import StoreStats, bucket_of, upper_us
 from fondaco.platform import Platform
 

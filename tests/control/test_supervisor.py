@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fondaco.control.runfile import ProcessState, RunFile, find_run_file
+from fondaco.core.runfile import ProcessState, RunFile, find_run_file
 
 # A program that is ready at once, or later, or never; obeys SIGTERM, or not; and may end by itself.
 PROGRAM = """
@@ -36,7 +36,7 @@ if kind == "mistaken":
 if kind == "brief":
     sys.exit(1)
 if kind == "parent":
-    subprocess.Popen([sys.executable, "-m", "fondaco.control.launch", str(os.getpid()), "program", "child", ready + ".child", notes])
+    subprocess.Popen([sys.executable, "-m", "fondaco.core.launch", str(os.getpid()), "program", "child", ready + ".child", notes])
 with open(ready, "w") as file:
     file.write(str(os.getpid()))
 while True:

@@ -12,7 +12,7 @@ import msgspec
 from fondaco.cli._common import directory_option, json_option
 
 if TYPE_CHECKING:
-    from fondaco.control.runfile import RunFile
+    from fondaco.core.runfile import RunFile
 
 
 @click.command("up")

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fondaco.control.runfile import ProcessState, find_run_file
+from fondaco.core.runfile import ProcessState, find_run_file
 from fondaco.core.version import VERSION
 from fondaco.platform import Platform
 

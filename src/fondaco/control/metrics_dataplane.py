@@ -20,7 +20,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from fondaco.control.metrics import Source
-from fondaco.control.runfile import run_directory
+from fondaco.core.runfile import run_directory
 from fondaco.dataplane import wire
 from fondaco.dataplane.stats import BUCKETS, COUNTERS, upper_us
 from fondaco.platform import Platform

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from fondaco.control._lines import LineWriter, forward
-from fondaco.control.launch import command
 from fondaco.control.probes import Probe
-from fondaco.control.runfile import ProcessInfo, ProcessState
 from fondaco.core.errors import FondacoError
+from fondaco.core.launch import command
+from fondaco.core.runfile import ProcessInfo, ProcessState
 
 USER_MISTAKE: Final = 2  # exit code of our programs for what the same call would meet again
 _CUT_OFF_S: Final = 2.0  # how long the pipe of a process that ended may still bring lines

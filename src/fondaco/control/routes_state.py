@@ -14,7 +14,7 @@ from fondaco.control.api import Answer, Call, Operation
 from fondaco.control.metrics import CONTENT_TYPE, Metrics
 from fondaco.control.openapi import document
 from fondaco.control.routing import routing_table
-from fondaco.control.runfile import find_run_file
+from fondaco.core.runfile import find_run_file
 from fondaco.core.version import VERSION
 from fondaco.dataplane import wire
 from fondaco.platform import Platform

@@ -20,9 +20,9 @@ from typing import Final
 
 from fondaco.control._lines import LineWriter
 from fondaco.control.process import KeptProcess, Patience, ProcessSpec
-from fondaco.control.runfile import LOCK_FILE, RunFile, find_run_file, remove_run_file, run_directory, write_run_file
 from fondaco.core.errors import FondacoError, LockedError, StateError
 from fondaco.core.files import FileLock, os_errors
+from fondaco.core.runfile import LOCK_FILE, RunFile, find_run_file, remove_run_file, run_directory, write_run_file
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from fondaco.control.access import has_good_token
 from fondaco.control.probes import FileProbe, HttpProbe, Probe
 from fondaco.control.process import Patience, ProcessSpec
-from fondaco.control.runfile import RunFile, run_directory
 from fondaco.control.supervisor import Supervisor
 from fondaco.core.errors import InputError
+from fondaco.core.runfile import RunFile, run_directory
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
 

@@ -18,11 +18,11 @@ from typing import BinaryIO, Final
 import msgspec
 from starlette.concurrency import run_in_threadpool
 
-from fondaco.control.launch import command
 from fondaco.control.push_job import PushJob, PushOutcome
-from fondaco.control.runfile import run_directory
 from fondaco.core.errors import FondacoError, LimitError, UnavailableError
 from fondaco.core.files import os_errors, remove_tree
+from fondaco.core.launch import command
+from fondaco.core.runfile import run_directory
 from fondaco.dataplane import wire
 
 AT_ONCE: Final = 4

@@ -34,7 +34,6 @@ from fondaco.store._overlay_cells import Cells, open_cells
 from fondaco.store._overlay_view import OverlayView, PartitionFiles, list_segments, map_segments, open_partition
 from fondaco.store.basefile import address_of
 
-OVERLAY_DIRECTORY: Final = "overlay"  # stores/<store>/overlay
 _TRIES: Final = 1000  # each fails only because the tailer moved on meanwhile
 _POLL_US: Final = 100
 _SLICE_US: Final = 50_000  # a thread that waits looks this often whether it should stop (Ctrl-C)
