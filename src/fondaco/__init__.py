@@ -14,7 +14,7 @@ from fondaco.core.version import VERSION
 if TYPE_CHECKING:
     import ssl
 
-    from fondaco import features, schema
+    from fondaco import features, graph, schema
     from fondaco.core import errors
     from fondaco.platform import Platform
     from fondaco.remote import RemotePlatform, RemoteStore
@@ -32,6 +32,7 @@ __all__ = [
     "connect",
     "errors",
     "features",
+    "graph",
     "open",
     "schema",
 ]
@@ -44,6 +45,7 @@ _HOMES = {
     "Store": ("fondaco.store.store", "Store"),
     "errors": ("fondaco.core.errors", None),
     "features": ("fondaco.features", None),
+    "graph": ("fondaco.graph", None),
     "schema": ("fondaco.schema", None),
 }
 

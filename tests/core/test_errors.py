@@ -42,6 +42,14 @@ EXAMPLES = [
     errors.PartitionNotHeldError("members", 7, 3),
     errors.ProtocolError("127.0.0.1:7071", "no HTTP"),
     errors.DiskFullError("d"),
+    errors.GraphNotFoundError("rutes", ["routes"]),
+    errors.NodeTypeNotFoundError("airprt", ["airport"], "graph 'routes'"),
+    errors.EdgeTypeNotFoundError("flys_to", ["airport/flies_to/airport"]),
+    errors.NodeIdError("airport", ["XXX", "YYY"], 17),
+    errors.GraphBuildError("edges airport/flies_to/airport", 4, "dst", "'XXX' is no airport"),
+    errors.VersionNotFoundError("routes", 9, [1, 2], "graph"),
+    errors.NoCurrentVersionError("routes", "graph"),
+    errors.BuildInProgressError("routes", 77),
 ]
 
 

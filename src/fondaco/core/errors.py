@@ -4,7 +4,9 @@
     ├── InputError                    what was asked cannot be done as asked; the same call again fails again
     │   ├── NotFoundError             a name that nothing has; carries the names that exist and suggests the nearest
     │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError,
-    │   │   └── PushNotFoundError, TopicNotFoundError, NodeNotFoundError, TokenNotFoundError
+    │   │   ├── PushNotFoundError, TopicNotFoundError, NodeNotFoundError, TokenNotFoundError,
+    │   │   └── GraphNotFoundError, NodeTypeNotFoundError, EdgeTypeNotFoundError
+    │   ├── NodeIdError               ids that the graph has no nodes for; names the type, the first few, and how many
     │   ├── AlreadyExistsError        a name that is taken by something different
     │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
     │   │   └── SchemaResolutionError a writer's rows cannot be read with this reader schema
@@ -13,7 +15,8 @@
     │   │   ├── KeyTypeError          a key that the store's key schema cannot hold
     │   │   ├── DuplicateKeyError     two different values for one key in one push
     │   │   ├── DecodeError           bytes that are not a row of the schema: byte position and reason
-    │   │   └── AvroFileError         a file that is not an Avro container file, or a damaged one: byte position and reason
+    │   │   ├── AvroFileError         a file that is not an Avro container file, or a damaged one: byte position and reason
+    │   │   └── GraphBuildError       a node or edge table that makes no graph: table, row, column, and why
     │   ├── DefinitionError           a feature definition that cannot work; found before anything runs
     │   │   └── NaiveTimestampError   times without a zone, where the source does not say tz=
     │   ├── MissingExtraError         an optional dependency is not installed; names the extra
@@ -25,6 +28,7 @@
     │   ├── NoCurrentVersionError     a store that has no version to read yet
     │   ├── PushInProgressError       another push is at work on this store (retry later)
     │   ├── PushKilledError           the push was killed on request
+    │   ├── BuildInProgressError      another process builds a version of this graph (retry later)
     │   ├── DeadlineExceededError     the answer did not come in the time given (retry later)
     │   ├── UnwrittenError            a writer could not put into the log what it had taken; says how many writes
     │   ├── QuotaExceededError        the caller's share for this moment is used up (retry after the time it names)
@@ -143,19 +147,53 @@ class FeatureNotFoundError(NotFoundError):
     noun = "feature"
 
 
+class GraphNotFoundError(NotFoundError):
+    """The platform has no graph of this name."""
+
+    noun = "graph"
+
+
+class NodeTypeNotFoundError(NotFoundError):
+    """The graph has no node type of this name."""
+
+    noun = "node type"
+
+
+class EdgeTypeNotFoundError(NotFoundError):
+    """The graph has no edge type of this name; edge types are named `source/relation/target`, or by a relation that only one has."""
+
+    noun = "edge type"
+
+
 class VersionNotFoundError(NotFoundError):
-    """The store exists but does not hold the requested version."""
+    """The store (or the graph: `kind`) exists but does not hold the requested version."""
 
     noun = "version"
 
-    def __init__(self, store: str, version: int, available: Sequence[int]) -> None:
-        InputError.__init__(self, store, version, tuple(available))
-        self.store, self.version, self.available_versions = store, version, tuple(available)
-        self.name, self.available, self.where = str(version), tuple(map(str, available)), f"store {store!r}"
+    def __init__(self, store: str, version: int, available: Sequence[int], kind: str = "store") -> None:
+        InputError.__init__(self, store, version, tuple(available), *([] if kind == "store" else [kind]))
+        self.store, self.version, self.available_versions, self.kind = store, version, tuple(available), kind
+        self.name, self.available, self.where = str(version), tuple(map(str, available)), f"{kind} {store!r}"
 
     def __str__(self) -> str:
         held = f"available: {', '.join(map(str, self.available_versions))}" if self.available_versions else "it holds none yet"
-        return f"store {self.store!r} has no version {self.version}; {held}"
+        return f"{self.kind} {self.store!r} has no version {self.version}; {held}"
+
+
+class NodeIdError(InputError):
+    """Ids that no node of the type has. `unknown` holds the first few of them, `count` says how many there are."""
+
+    def __init__(self, node_type: str, unknown: Sequence[int | str], count: int) -> None:
+        super().__init__(node_type, tuple(unknown), count)
+        self.node_type, self.unknown, self.count = node_type, tuple(unknown), count
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.unknown)) + (", ..." if self.count > len(self.unknown) else "")
+        ids = "1 id is" if self.count == 1 else f"{self.count} ids are"
+        return (
+            f"{ids} not among the nodes of type {self.node_type!r}: {shown}. Ask for nodes that the graph has, "
+            'or say on_unknown="pad" where unknown ones may be left empty.'
+        )
 
 
 class AlreadyExistsError(InputError):
@@ -252,6 +290,19 @@ class AvroFileError(DataError):
         return f"{self.path}, byte {self.position}: {self.reason}"
 
 
+class GraphBuildError(DataError):
+    """A node or edge table that makes no graph. `row` is the 0-based position in the table (None: the table as a whole)."""
+
+    def __init__(self, table: str, row: int | None, column: str | None, reason: str) -> None:
+        super().__init__(table, row, column, reason)
+        self.table, self.row, self.column, self.reason = table, row, column, reason
+
+    def __str__(self) -> str:
+        row = f", row {self.row}" if self.row is not None else ""
+        column = f", column {self.column!r}" if self.column else ""
+        return f"{self.table}{row}{column}: {self.reason}"
+
+
 class DefinitionError(InputError):
     """A feature definition that cannot work; raised before anything runs."""
 
@@ -336,14 +387,15 @@ class StateError(FondacoError):
 
 
 class NoCurrentVersionError(StateError):
-    """The store has no current version to read."""
+    """The store (or the graph: `kind`) has no current version to read."""
 
-    def __init__(self, store: str) -> None:
-        super().__init__(store)
-        self.store = store
+    def __init__(self, store: str, kind: str = "store") -> None:
+        super().__init__(store, *([] if kind == "store" else [kind]))
+        self.store, self.kind = store, kind
 
     def __str__(self) -> str:
-        return f"store {self.store!r} has no current version yet; push one, or swap to a version that is READY"
+        make = "build" if self.kind == "graph" else "push"
+        return f"{self.kind} {self.store!r} has no current version yet; {make} one, or swap to a version that is READY"
 
 
 class PushInProgressError(StateError):
@@ -369,6 +421,20 @@ class PushKilledError(StateError):
 
     def __str__(self) -> str:
         return f"push {self.push_id!r} of store {self.store!r} was killed; the current version is untouched"
+
+
+class BuildInProgressError(StateError):
+    """Another process (or thread) builds a version of the graph."""
+
+    retryable = True
+
+    def __init__(self, graph: str, pid: int | None = None) -> None:
+        super().__init__(graph, pid)
+        self.graph, self.pid = graph, pid
+
+    def __str__(self) -> str:
+        by = f" by process {self.pid}" if self.pid else ""
+        return f"a version of graph {self.graph!r} is being built{by}; wait for it to end, or stop it"
 
 
 class DeadlineExceededError(StateError):
