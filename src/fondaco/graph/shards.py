@@ -1,0 +1,184 @@
+"""Shards: the parts of a graph version, each answering simple questions about the partitions that it holds.
+
+A `ShardQuery` is one step of a plan over dense ids: look ids up, one hop, gather a feature. The executor puts several of them, to different
+shards, into one `Shards.ask`, which sends all before it waits for any. `local.ShardAnswers` answers them with kernels from mapped files;
+`remote_shards` carries the same structs and arrays to a server that holds the partition. A shard answers in the order of the request, and
+what it answers depends on nothing but the graph version and the query: any replica, asked any number of times, answers the same.
+
+Arrays of a request and of its answer are written at each class. Dense ids are int32, edge positions (edge ids) int64, times and `as_of` int64
+microseconds. `as_of` is absent, or one entry per row. Strings: `.offsets`/`.data` as in `queries`. `pad` rows do not exist here: whoever
+asks removes unknown ids (-1) first, and sends a row only to the shard that holds it.
+
+Importing this is light: NumPy and msgspec. Thread rule: a `Shards` may be asked from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fondaco.graph.queries import Arrays, Direction, Strategy
+
+if TYPE_CHECKING:
+    from fondaco.graph.deadlines import Deadline
+    from fondaco.graph.schema import GraphSchema
+
+Allocator: TypeAlias = Callable[[int], npt.NDArray[np.uint8]]
+"""Writable memory of exactly so many bytes, aligned to 64: where big arrays of an answer are to lie (shared memory, pinned memory)."""
+
+
+class ShardQuery(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One step, asked of one shard."""
+
+
+class Resolve(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """ids (or ids.offsets, ids.data) of one node type -> dense int32 [n]; -1: this shard has no such node."""
+
+    node_type: str
+
+
+class NodeIds(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """dense int32 [n] -> ids int64 [n], or ids.offsets, ids.data."""
+
+    node_type: str
+
+
+class Hop(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """frontier int32 [n], as_of -> counts int64 [n], neighbors int32 [e], and as asked edge_ids int64 [e], weights float32 [e], times int64 [e].
+
+    `hop` and the adjacency's number key the draws, besides the seed and the node. fan_out -1 or strategy "all": whole lists.
+    """
+
+    edge_type: str
+    direction: Direction
+    fan_out: int
+    strategy: Strategy = "uniform"
+    replace: bool = False
+    seed: int = 0
+    hop: int = 0
+    edge_ids: bool = False
+    weights: bool = False
+    times: bool = False
+
+
+class Counts(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """frontier int32 [n], as_of -> counts int64 [n]: lengths of their lists."""
+
+    edge_type: str
+    direction: Direction
+
+
+class Find(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """frontier int32 [n] (rows of the adjacency), to int32 [n] -> edge_ids int64 [n]: first edge of the row that leads there, or -1."""
+
+    edge_type: str
+    direction: Direction
+
+
+class EdgesAt(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """edge_ids int64 [n] -> from int32 [n] (rows), to int32 [n], and as asked weights float32 [n], times int64 [n]."""
+
+    edge_type: str
+    direction: Direction
+    weights: bool = False
+    times: bool = False
+
+
+class NodeFeature(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """rows int32 [n] dense ids -> values [n, *shape] | indptr int64, indices int64, values | offsets int64, data uint8; present uint8 [n] if kept."""
+
+    node_type: str
+    name: str
+
+
+class EdgeFeature(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """rows int64 [n] edge ids -> as NodeFeature."""
+
+    edge_type: str
+    direction: Direction
+    name: str
+
+
+class Induced(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """frontier int32 [n] rows, members int32 [m] ascending -> counts int64 [n], neighbors int32, and as asked edge_ids, weights, times.
+
+    Edges of the rows that lead to a member, in list order.
+    """
+
+    edge_type: str
+    direction: Direction
+    edge_ids: bool = False
+    weights: bool = False
+    times: bool = False
+
+
+# -- walks, ranks, negatives, global draws: see walks, ppr, negatives, global_sampling -------------------------------------------------
+# (structs of those parts stand here too, and in AnyShardQuery; local.ShardAnswers dispatches them)
+
+
+AnyShardQuery: TypeAlias = Resolve | NodeIds | Hop | Counts | Find | EdgesAt | NodeFeature | EdgeFeature | Induced
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(AnyShardQuery)
+
+
+def encode_shard_query(query: ShardQuery) -> bytes:
+    """MessagePack of the struct (its arrays travel beside it)."""
+    return _encoder.encode(query)
+
+
+def decode_shard_query(data: bytes | memoryview) -> AnyShardQuery:
+    """The query of `encode_shard_query`'s bytes; msgspec's errors where they are none."""
+    return _decoder.decode(data)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRequest:
+    """A query to one shard. `out`: where `values` of a dense feature are to be written (then the answer's `values` is `out`)."""
+
+    shard: int
+    query: ShardQuery
+    arrays: Arrays
+    out: npt.NDArray[Any] | None = None
+
+
+class Shards(Protocol):
+    """All shards of one graph version."""
+
+    @property
+    def schema(self) -> GraphSchema: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def partitions(self) -> int: ...
+
+    @property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """int64 [partitions]: the number of the shard that holds each partition; ascending."""
+        ...
+
+    @property
+    def shard_count(self) -> int: ...
+
+    def starts(self, node_type: str) -> npt.NDArray[np.int64]:
+        """int64 [partitions + 1]: the first dense id of each partition; the last entry is how many nodes there are."""
+        ...
+
+    def edge_starts(self, edge_type: str, direction: Direction) -> npt.NDArray[np.int64]:
+        """int64 [partitions + 1]: the first edge id of each partition; the last entry is how many edges there are."""
+        ...
+
+    def ask(self, requests: Sequence[ShardRequest], deadline: Deadline) -> list[Arrays]:
+        """The answers, in the order of the requests. All requests are on their way before any answer is waited for.
+
+        Raises:
+            DeadlineExceededError, UnavailableError: no replica of a shard answered.
+        """
+        ...
