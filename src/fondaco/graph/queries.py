@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Direction = Literal["out", "in"]
+from fondaco.graph.schema import Direction, GraphSchema
+
 Strategy = Literal["uniform", "weighted", "top_k", "last", "all", "labor"]
 Distribution = Literal["uniform", "degree"]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -63,7 +64,10 @@ class Sample(Query, frozen=True, kw_only=True, tag=True):
 
 
 class InducedSubgraph(Query, frozen=True, kw_only=True, tag=True):
-    """All nodes within `hops` steps of `seeds`, and every edge of the edge types between them. Answer: as `Sample`'s; edges in one block."""
+    """All nodes within `hops` steps of `seeds`, and every edge of the edge types between them.
+
+    Answer: as `Sample`'s; edges in one block, ordered by their node that has the row, then as its list.
+    """
 
     node_type: str
     hops: int
@@ -106,7 +110,7 @@ class CountNeighbors(Query, frozen=True, kw_only=True, tag=True):
 
 
 class FindEdges(Query, frozen=True, kw_only=True, tag=True):
-    """The edge from each of `src` to the same entry of `dst`. Answer: edge_ids int64 [n], the first of parallel edges, -1: there is none."""
+    """The edge from each of `src` to the same entry of `dst`. Answer: edge_ids int64 [n]: the first of parallel edges; -1, none."""
 
     edge_type: str
     direction: Direction = "out"
@@ -143,8 +147,8 @@ class Contains(Query, frozen=True, kw_only=True, tag=True):
 class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
     """A walk from each of `seeds`; `edge_types` one a step (a metapath), or one for all steps. `restart`: chance to go back to the start.
 
-    Answer: ids(walks/T) for each node type T of `columns` in order of steps: int64 [n * (length + 1)] row by row if all columns are of one
-    type (`walks`), else one array a column: ids(walks/0), ids(walks/1)...; alive bool [n, length + 1]: False after a dead end.
+    Answer: alive bool [n, length + 1]: False after a dead end; for each node type T along the path ids(walks/T): those of the alive entries
+    in the columns of that type, row by row.
     """
 
     node_type: str
@@ -158,7 +162,7 @@ class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
 
 
 class Node2Vec(Query, frozen=True, kw_only=True, tag=True):
-    """Second-order walks with return parameter `p` and in-out parameter `q`. Answer: ids(walks), alive, as `RandomWalk`'s."""
+    """Second-order walks with return parameter `p` and in-out parameter `q`. Answer: as `RandomWalk`'s."""
 
     node_type: str
     length: int
@@ -206,7 +210,10 @@ class SampleEdges(Query, frozen=True, kw_only=True, tag=True):
 
 
 class Negatives(Query, frozen=True, kw_only=True, tag=True):
-    """`count` nodes for each of `src` that (if `strict`) no edge of the type leads to. Answer: ids(nodes) [n * count]; alive bool, False: none."""
+    """`count` nodes for each of `seeds` that (if `strict`) no edge of the type leads to it from there.
+
+    Answer: ids(nodes) [alive.sum()], row by row; alive bool [n, count]: False where none was found.
+    """
 
     edge_type: str
     count: int
@@ -266,6 +273,17 @@ class AnswerMeta(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     seed: int = 0
+
+
+class GraphInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a graph says of itself: one version's number, schema, partitions, and how many nodes and edges each type has (by name)."""
+
+    graph: str
+    version: int
+    partitions: int
+    schema: GraphSchema
+    node_counts: dict[str, int]
+    edge_counts: dict[str, int]
 
 
 class Answer(NamedTuple):

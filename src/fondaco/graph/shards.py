@@ -5,7 +5,7 @@ shards, into one `Shards.ask`, which sends all before it waits for any. `local.S
 `remote_shards` carries the same structs and arrays to a server that holds the partition. A shard answers in the order of the request, and
 what it answers depends on nothing but the graph version and the query: any replica, asked any number of times, answers the same.
 
-Arrays of a request and of its answer are written at each class. Dense ids are int32, edge positions (edge ids) int64, times and `as_of` int64
+Arrays of a request and of its answer are written at each class. Dense ids are int32, edge ids (positions) int64, times and `as_of` int64
 microseconds. `as_of` is absent, or one entry per row. Strings: `.offsets`/`.data` as in `queries`. `pad` rows do not exist here: whoever
 asks removes unknown ids (-1) first, and sends a row only to the shard that holds it.
 
@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.graph.queries import Arrays, Direction, Strategy
+from fondaco.graph.queries import Arrays, Strategy
+from fondaco.graph.schema import Direction
 
 if TYPE_CHECKING:
     from fondaco.graph.deadlines import Deadline
@@ -49,7 +50,7 @@ class NodeIds(ShardQuery, frozen=True, kw_only=True, tag=True):
 
 
 class Hop(ShardQuery, frozen=True, kw_only=True, tag=True):
-    """frontier int32 [n], as_of -> counts int64 [n], neighbors int32 [e], and as asked edge_ids int64 [e], weights float32 [e], times int64 [e].
+    """frontier int32 [n], as_of -> counts int64 [n], neighbors int32 [e]; as asked edge_ids int64, weights float32, times int64, all [e].
 
     `hop` and the adjacency's number key the draws, besides the seed and the node. fan_out -1 or strategy "all": whole lists.
     """
@@ -90,7 +91,10 @@ class EdgesAt(ShardQuery, frozen=True, kw_only=True, tag=True):
 
 
 class NodeFeature(ShardQuery, frozen=True, kw_only=True, tag=True):
-    """rows int32 [n] dense ids -> values [n, *shape] | indptr int64, indices int64, values | offsets int64, data uint8; present uint8 [n] if kept."""
+    """rows int32 [n] dense ids -> values [n, *shape], or indptr, indices int64 and values, or offsets int64 and data uint8.
+
+    And present uint8 [n] where some nodes of the type have none; their values are zeros.
+    """
 
     node_type: str
     name: str
