@@ -121,11 +121,81 @@ class Induced(ShardQuery, frozen=True, kw_only=True, tag=True):
     times: bool = False
 
 
-# -- walks, ranks, negatives, global draws: see walks, ppr, negatives, global_sampling -------------------------------------------------
-# (structs of those parts stand here too, and in AnyShardQuery; local.ShardAnswers dispatches them)
+# -- walks, ranks, negatives, global draws: see walks, ppr, negatives, global_sampling; answered by the `answer` of each -----------------
 
 
-AnyShardQuery: TypeAlias = Resolve | NodeIds | Hop | Counts | Find | EdgesAt | NodeFeature | EdgeFeature | Induced
+class WalkOn(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """Walk on from where each walker stands, as far as this shard's partitions lead.
+
+    `steps`: the edge types between which each step chooses, taken in turn and from the first again. Arrays, all [n]: walker int64 (number
+    that keys the draws), step int32 (steps made), phase int32 (steps made since the start or a restart), node int32, previous int32 (-1:
+    none), origin int32, attempt int32, clock int64 (time of the last edge), as_of int64. Answer: made int64 [n] and nodes int32 [sum of
+    made], the nodes stepped to; status uint8 [n] as `_walk_kernels` names them; phase, node, previous, attempt, clock as above;
+    candidates int32 [walkers with status CHECK, CANDIDATES].
+    """
+
+    steps: tuple[tuple[str, ...], ...]
+    direction: Direction
+    length: int
+    weighted: bool = False
+    temporal: bool = False
+    restart: float = 0.0
+    p: float = 1.0
+    q: float = 1.0
+    seed: int = 0
+
+
+class InDegrees(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """partitions int64 [k] -> counts int64 [nodes of the target type]: edges of those partitions' lists ("out": from, "in": of a node) that
+    lead to each node along the edge type."""
+
+    edge_type: str
+    direction: Direction
+
+
+class Masses(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """partitions int64 [k] -> masses float64 [k]: the sum of the weights of the nodes of a type, or of the edges (node_type None)."""
+
+    node_type: str | None = None
+    edge_type: str | None = None
+    direction: Direction = "out"
+
+
+class Pick(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """partition int64 [n], mass float64 [n] below the partition's -> positions int64 [n]: the first node or edge (dense id, edge id) of the
+    partition up to which, inclusive, the weights add up to more."""
+
+    node_type: str | None = None
+    edge_type: str | None = None
+    direction: Direction = "out"
+
+
+class SmallestKeys(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """partitions int64 [k] -> keys float64 [m], positions int64 [m], m <= count: the smallest keys (draw / weight), ties by position."""
+
+    count: int
+    seed: int
+    node_type: str | None = None
+    edge_type: str | None = None
+    direction: Direction = "out"
+
+
+AnyShardQuery: TypeAlias = (
+    Resolve
+    | NodeIds
+    | Hop
+    | Counts
+    | Find
+    | EdgesAt
+    | NodeFeature
+    | EdgeFeature
+    | Induced
+    | WalkOn
+    | InDegrees
+    | Masses
+    | Pick
+    | SmallestKeys
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(AnyShardQuery)
