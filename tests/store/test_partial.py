@@ -11,7 +11,7 @@ import pytest
 import fondaco as fd
 from fondaco.core.errors import CorruptFileError, PartitionNotHeldError
 from fondaco.core.files import write_atomically
-from fondaco.store._verified import read_stamps, stamp_of
+from fondaco.core.verified import read_stamps, stamp_of
 from fondaco.store._version import OpenVersion
 from fondaco.store.keys import KeyCodec
 from fondaco.store.layout import partition_name

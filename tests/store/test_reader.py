@@ -17,6 +17,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fondaco.core import verified
 from fondaco.core.errors import (
     CorruptFileError,
     FieldNotFoundError,
@@ -31,7 +32,7 @@ from fondaco.core.errors import (
     VersionNotFoundError,
 )
 from fondaco.schema import Codec, vector
-from fondaco.store import _verified, reader
+from fondaco.store import reader
 from fondaco.store.basefile import BaseFileWriter, partition_rows
 from fondaco.store.compression import Compressor, choose
 from fondaco.store.keys import KeyCodec
@@ -101,7 +102,7 @@ class Versions:
             ),
         )  # fmt: skip
         if stamp:
-            _verified.write_stamps(directory, [file.name for file in files])
+            verified.write_stamps(directory, [file.name for file in files])
         return directory
 
     def _value_json(self) -> str:
@@ -556,7 +557,7 @@ def test_the_heap_is_read_whole_once_and_then_trusted_while_nobody_writes(store,
 
 
 def test_stamps_that_cannot_be_read_or_written_cost_time_only(store):
-    stamps = store.layout.version(1) / _verified.VERIFIED_FILE
+    stamps = store.layout.version(1) / verified.VERIFIED_FILE
     for damage in (b"", b"{]", b'{"part-00000.base": 7}'):
         stamps.write_bytes(damage)
         with store.reader() as r:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -43,7 +43,7 @@ class Feature(msgspec.Struct, frozen=True):
     field: str | None = None
 
     @property
-    def numpy_dtype(self) -> np.dtype[np.generic]:
+    def numpy_dtype(self) -> np.dtype[Any]:
         """The dtype of its numbers (dense and sparse). ml_dtypes is imported for bfloat16 only."""
         return numpy_dtype(self.dtype)
 
@@ -243,7 +243,7 @@ def check_schema(schema: GraphSchema) -> GraphSchema:
     return schema
 
 
-def numpy_dtype(name: str) -> np.dtype[np.generic]:
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of one of `DTYPES`.
 
     Raises:
@@ -254,7 +254,8 @@ def numpy_dtype(name: str) -> np.dtype[np.generic]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 

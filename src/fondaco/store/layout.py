@@ -18,19 +18,22 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from fondaco.core.files import os_errors, sync_directory, write_atomically
 
 CELL_BYTES = 8
 DELETED = (1 << 64) - 2  # in the cell of a store that was deleted, for those who still have it mapped
-_MADE_HERE = frozenset({"CURRENT", "push.lock", "building", "versions", "overlay", "store.json", "schemas.json"})
 
 
 @dataclass(frozen=True, slots=True)
-class StoreLayout:
-    """Paths of one store."""
+class VersionsLayout:
+    """Paths of whatever has versions: a store, or a graph."""
 
     directory: Path
+
+    MADE_HERE: ClassVar[frozenset[str]] = frozenset({"CURRENT", "building", "versions"})
+    """Entries of a directory without a version; more than these means that somebody put something there."""
 
     @property
     def current_cell(self) -> Path:
@@ -38,18 +41,8 @@ class StoreLayout:
         return self.directory / "CURRENT"
 
     @property
-    def push_lock(self) -> Path:
-        """The file whose lock a push holds."""
-        return self.directory / "push.lock"
-
-    @property
-    def overlay(self) -> Path:
-        """The index of the store's real-time writes."""
-        return self.directory / "overlay"
-
-    @property
     def building(self) -> Path:
-        """Where pushes build."""
+        """Where versions are built."""
         return self.directory / "building"
 
     @property
@@ -71,7 +64,7 @@ class StoreLayout:
         """Whether there is nothing here to lose: no directory, or one with nothing but what `create` makes."""
         if not self.directory.exists():
             return True
-        if not self.directory.is_dir() or not set(os.listdir(self.directory)) <= _MADE_HERE:
+        if not self.directory.is_dir() or not set(os.listdir(self.directory)) <= self.MADE_HERE:
             return False
         return not any(path.is_dir() and os.listdir(path) for path in (self.building, self.versions))
 
@@ -88,6 +81,25 @@ class StoreLayout:
                 write_atomically(self.current_cell, bytes(CELL_BYTES))
             sync_directory(self.directory)
             sync_directory(self.directory.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout(VersionsLayout):
+    """Paths of one store."""
+
+    MADE_HERE: ClassVar[frozenset[str]] = frozenset(
+        {"CURRENT", "push.lock", "building", "versions", "overlay", "store.json", "schemas.json"}
+    )
+
+    @property
+    def push_lock(self) -> Path:
+        """The file whose lock a push holds."""
+        return self.directory / "push.lock"
+
+    @property
+    def overlay(self) -> Path:
+        """The index of the store's real-time writes."""
+        return self.directory / "overlay"
 
 
 def partition_name(index: int) -> str:

@@ -18,7 +18,7 @@ import msgspec
 
 from fondaco.core.errors import CorruptFileError, PartitionNotHeldError, StorageError
 from fondaco.core.files import write_atomically
-from fondaco.store._verified import read_stamps, stamp_of, write_stamps
+from fondaco.core.verified import read_stamps, stamp_of, write_stamps
 from fondaco.store.basefile import BaseFile
 from fondaco.store.manifest import FileEntry, Manifest
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fondaco.catalog import RETAINED, PushRow, VersionState, pushes, stores, versions
+from fondaco.core import verified
 from fondaco.core.errors import CorruptFileError, FondacoError, InputError, LockedError, PushInProgressError, PushKilledError
 from fondaco.core.files import FileLock, os_errors, remove_tree, sync_directory
-from fondaco.store import _verified
 from fondaco.store.basefile import BaseFileSummary, OnDuplicate
 from fondaco.store.builder import Steps, VersionBuilder, verify_files
 from fondaco.store.context import StoreContext
@@ -250,7 +250,7 @@ class _Push:
             write_manifest(self._directory, manifest)
             if read_manifest(self._directory) != manifest:
                 raise CorruptFileError(str(self._directory), "manifest", "it reads back as another one than was written")
-            _verified.write_stamps(self._directory, [summary.name for summary in summaries])
+            verified.write_stamps(self._directory, [summary.name for summary in summaries])
         self._commit(builder, manifest)
 
     def _manifest(self, builder: VersionBuilder, summaries: list[BaseFileSummary]) -> Manifest:
