@@ -1,0 +1,883 @@
+"""Graph: the face of a graph version, the same whether it is answered in process or by servers.
+
+`EmbeddedGraph` and `RemoteGraph` give `info` and `_ask`; everything else stands here once, so their answers cannot differ. Every call is
+answered from one version, whole. What is drawn depends on the graph version, the seed and the arguments only: not on partitions, shards,
+replicas, threads or retries (docs/internals/determinism.md). `seed=None` draws a random seed and reports it in the answer.
+
+Ids are what the graph was built from: int64, or str. An id that the graph has not is NodeIdError, which names it; with on_unknown="pad" it
+gets nothing instead (-1, no neighbours, absent features) and is marked as such. Where a graph has several node types, `node_type` says of
+which the ids are. An edge type is named by its key ("a", "likes", "b"), as "a/likes/b", or by its relation if only one has it; `direction`
+is "out" (along the edges, from their source) or "in" (against them).
+
+Every method takes `timeout_s` (None: the graph's own default) and raises DeadlineExceededError after it; of a served graph UnavailableError
+where no replica answers. Thread rule: any thread, several at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fondaco.core.errors import InputError
+from fondaco.graph import _arguments as arguments
+from fondaco.graph import queries
+from fondaco.graph.answers import (
+    EdgeSample,
+    FeatureColumn,
+    HeteroSubgraph,
+    IdArray,
+    Neighbors,
+    Ranked,
+    Subgraph,
+    find_feature,
+    id_array,
+)
+from fondaco.graph.queries import Answer, Arrays, Distribution, GraphInfo, Query, Strategy
+from fondaco.graph.schema import Direction, EdgeKey, EdgeType, Feature, GraphSchema, NodeType
+
+NodeIds: TypeAlias = "npt.ArrayLike | Sequence[int] | Sequence[str]"
+Edge: TypeAlias = "EdgeKey | EdgeType | str"
+AsOf: TypeAlias = "datetime | str | int | npt.ArrayLike | None"
+OnUnknown = Literal["error", "pad"]
+FeatureNames: TypeAlias = "Sequence[str] | Mapping[str, Sequence[str]]"
+EdgeFeatureNames: TypeAlias = "Sequence[str] | Mapping[Edge, Sequence[str]]"
+
+NODE_IDS_AT_ONCE = 1 << 20  # of an iteration over all nodes: 8 MB of ids a call
+
+
+class Graph(ABC):
+    """One graph, to be asked."""
+
+    # -- what the two kinds give ----------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def info(self) -> GraphInfo:
+        """The version that a call would be answered from now: its number, schema, partitions and counts."""
+
+    @abstractmethod
+    def _ask(self, query: Query, arrays: Arrays, timeout_s: float | None) -> Answer:
+        """Have `query` answered."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections. Answers handed out stay valid. Twice is once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    # -- what it is -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> GraphSchema:
+        """Node types, edge types and their features."""
+        return self.info.schema
+
+    @property
+    def version(self) -> int:
+        """The number of the version that a call would be answered from now."""
+        return self.info.version
+
+    @property
+    def partitions(self) -> int:
+        """Into how many partitions the version is divided. No answer depends on it."""
+        return self.info.partitions
+
+    def node_count(self, node_type: str | None = None) -> int:
+        """How many nodes a type has; without one, how many there are."""
+        info = self.info
+        return sum(info.node_counts.values()) if node_type is None else info.node_counts[info.schema.node(node_type).name]
+
+    def edge_count(self, edge_type: Edge | None = None) -> int:
+        """How many edges a type has; without one, how many there are. An edge stored in both directions counts once."""
+        info = self.info
+        return sum(info.edge_counts.values()) if edge_type is None else info.edge_counts[info.schema.edge(edge_type).name]
+
+    # -- neighbourhoods ---------------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        seeds: NodeIds,
+        fan_outs: Sequence[int | Mapping[Edge, int]],
+        *,
+        features: FeatureNames = (),
+        edge_features: EdgeFeatureNames = (),
+        seed: int | None = 0,
+        strategy: Strategy = "uniform",
+        replace: bool = False,
+        as_of: AsOf = None,
+        node_type: str | None = None,
+        edge_types: Sequence[Edge] | None = None,
+        direction: Direction = "out",
+        edges: bool = True,
+        edge_ids: bool = True,
+        edge_weights: bool = False,
+        edge_times: bool = False,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Draw the neighbourhood of `seeds`, hop by hop, merged, relabelled, with each node's features once.
+
+        At each hop the nodes that the one before found first are asked for neighbours: up to `fan_outs[hop]` of each, per edge type; all of
+        them for -1, none for 0. A node found again is the same node: it is neither drawn for twice nor listed twice. Seeds may repeat.
+
+        Args:
+            fan_outs: one entry a hop; a number for every edge type, or {edge type: number} (those not named: 0).
+            features: names of node features, of every type that has one, or {node type: names}. Stored ones are gathered; those bound to a
+                store are read from it now.
+            edge_features: names, or {edge type: names}.
+            strategy: "uniform"; "weighted" (chances go as edge weights); "top_k" (heaviest); "last" (newest); "all"; "labor" (see
+                `layer_sample`). Ties go by the order of the list: by time, then by the neighbour's hash.
+            replace: draw with replacement: exactly `fan_out` draws for each node that has neighbours ("uniform" and "weighted").
+            as_of: edges of timed types are seen only up to this moment (inclusive): one for all seeds, or one for each; it goes down with
+                the hops. Seeds with different moments do not share nodes: see `Subgraph.as_of`. Edge types without times are always seen.
+            edges: False leaves out everything about edges: nodes and features only.
+            edge_ids, edge_weights, edge_times: what to return of each edge besides its ends. Types without weights or times have none.
+        Returns:
+            Subgraph of a graph with one node type and one edge type; HeteroSubgraph otherwise.
+        Raises:
+            NodeIdError: seeds that the graph has not. NodeTypeNotFoundError, EdgeTypeNotFoundError, FeatureNotFoundError.
+            InputError: an argument out of range, weights or times that an edge type does not have, a direction that is not stored.
+        Source: Hamilton et al. 2017 (GraphSAGE), Algorithm 2, without padding small neighbourhoods by drawing again.
+        """
+        schema = self.schema
+        query = queries.Sample(
+            node_type=self._node_type(schema, node_type).name,
+            fan_outs=arguments.pack_fan_outs(schema, fan_outs),
+            edge_types=arguments.pack_edges(schema, edge_types),
+            direction=arguments.pack_direction(direction),
+            strategy=arguments.pack_strategy(strategy, replace),
+            replace=bool(replace),
+            seed=arguments.pack_seed(seed),
+            features=arguments.pack_node_features(schema, features) if features else (),
+            edge_features=arguments.pack_edge_features(schema, edge_features) if edge_features else (),
+            edges=bool(edges),
+            edge_ids=bool(edge_ids),
+            edge_weights=bool(edge_weights),
+            edge_times=bool(edge_times),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        arrays = self._seeds(schema, query.node_type, seeds, "seeds", as_of)
+        return _subgraph(schema, query, len(query.fan_outs), self._ask(query, arrays, timeout_s))
+
+    def layer_sample(
+        self,
+        seeds: NodeIds,
+        fan_outs: Sequence[int | Mapping[Edge, int]],
+        *,
+        features: FeatureNames = (),
+        edge_features: EdgeFeatureNames = (),
+        seed: int | None = 0,
+        node_type: str | None = None,
+        edge_types: Sequence[Edge] | None = None,
+        direction: Direction = "out",
+        as_of: AsOf = None,
+        edge_ids: bool = True,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> Any:
+        """`sample` with one random number for each neighbour and hop, shared by the whole layer, so that fewer distinct nodes are drawn.
+
+        Each node expects `fan_out` neighbours (all, if it has no more), but their number varies.
+
+        Source: Balin and Catalyurek 2023 (Layer-Neighbor Sampling), LABOR-0.
+        """
+        return self.sample(
+            seeds, fan_outs, features=features, edge_features=edge_features, seed=seed, strategy="labor", as_of=as_of, node_type=node_type,
+            edge_types=edge_types, direction=direction, edge_ids=edge_ids, on_unknown=on_unknown, timeout_s=timeout_s,
+        )  # fmt: skip
+
+    def subgraph(
+        self,
+        seeds: NodeIds,
+        hops: int = 0,
+        *,
+        features: FeatureNames = (),
+        edge_features: EdgeFeatureNames = (),
+        as_of: AsOf = None,
+        node_type: str | None = None,
+        edge_types: Sequence[Edge] | None = None,
+        direction: Direction = "out",
+        edge_ids: bool = True,
+        edge_weights: bool = False,
+        edge_times: bool = False,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> Any:
+        """All nodes within `hops` steps of `seeds`, with every edge of `edge_types` between any two of them (the induced subgraph).
+
+        Nodes are ordered as by `sample` with fan-outs of -1; edges by the node whose list they are in, then as that list. `as_of` is one
+        moment for all seeds.
+        """
+        schema = self.schema
+        query = queries.InducedSubgraph(
+            node_type=self._node_type(schema, node_type).name,
+            hops=arguments.whole(hops, "hops", 0, 64),
+            edge_types=arguments.pack_edges(schema, edge_types),
+            direction=arguments.pack_direction(direction),
+            features=arguments.pack_node_features(schema, features) if features else (),
+            edge_features=arguments.pack_edge_features(schema, edge_features) if edge_features else (),
+            edge_ids=bool(edge_ids),
+            edge_weights=bool(edge_weights),
+            edge_times=bool(edge_times),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        arrays = self._seeds(schema, query.node_type, seeds, "seeds", as_of)
+        if arrays.get("as_of") is not None and len(arrays["as_of"]) != 1:
+            raise InputError("as_of of an induced subgraph is one moment for all seeds; give a single one, or ask for each seed by itself")
+        return _subgraph(schema, query, query.hops, self._ask(query, arrays, timeout_s))
+
+    # -- neighbours -------------------------------------------------------------------------------------------------------------------
+
+    def sample_neighbors(
+        self,
+        nodes: NodeIds,
+        fan_out: int,
+        *,
+        edge_type: Edge | None = None,
+        direction: Direction = "out",
+        strategy: Strategy = "uniform",
+        replace: bool = False,
+        seed: int | None = 0,
+        as_of: AsOf = None,
+        edge_ids: bool = False,
+        weights: bool = False,
+        times: bool = False,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> Neighbors:
+        """Up to `fan_out` neighbours of each of `nodes` along one edge type, not merged: what `sample`'s first hop would draw.
+
+        A node that stands twice gets the same neighbours twice. Arguments as for `sample`.
+        """
+        schema = self.schema
+        edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
+        query = queries.SampleNeighbors(
+            node_type=start.name,
+            edge_type=edge.name,
+            fan_out=arguments.whole(fan_out, "fan_out (-1: all neighbours)", -1),
+            direction=direction,
+            strategy=arguments.pack_strategy(strategy, replace),
+            replace=bool(replace),
+            seed=arguments.pack_seed(seed),
+            edge_ids=bool(edge_ids),
+            weights=bool(weights),
+            times=bool(times),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
+        arrays = answer.arrays
+        return Neighbors(
+            arrays["counts"],
+            _ids(arrays, "neighbors"),
+            answer.meta.version,
+            query.seed,
+            arrays.get("edge_ids"),
+            arrays.get("weights"),
+            arrays.get("times"),
+        )
+
+    def neighbors(
+        self,
+        nodes: NodeIds,
+        *,
+        edge_type: Edge | None = None,
+        direction: Direction = "out",
+        as_of: AsOf = None,
+        edge_ids: bool = False,
+        weights: bool = False,
+        times: bool = False,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> Neighbors:
+        """All neighbours of each of `nodes` along one edge type, as the graph keeps them: by time if edges have one, then by hash."""
+        return self.sample_neighbors(
+            nodes, queries.ALL, edge_type=edge_type, direction=direction, strategy="all", as_of=as_of, edge_ids=edge_ids, weights=weights,
+            times=times, node_type=node_type, on_unknown=on_unknown, timeout_s=timeout_s,
+        )  # fmt: skip
+
+    def neighbor_counts(
+        self,
+        nodes: NodeIds,
+        *,
+        edge_type: Edge | None = None,
+        direction: Direction = "out",
+        as_of: AsOf = None,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """How many neighbours each of `nodes` has along one edge type, parallel edges counted: int64 [n]."""
+        schema = self.schema
+        edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
+        query = queries.CountNeighbors(node_type=start.name, edge_type=edge.name, direction=direction, pad=arguments.pack_pad(on_unknown))
+        counts: npt.NDArray[np.int64] = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s).arrays["counts"]
+        return counts
+
+    def find_edges(
+        self,
+        src: NodeIds,
+        dst: NodeIds,
+        edge_type: Edge | None = None,
+        *,
+        direction: Direction = "out",
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """The id of the edge from each of `src` to the same entry of `dst`: int64 [n], the first of parallel ones, -1 where there is none.
+
+        Edge ids are those of one direction: an edge that is stored both ways has one in each.
+        """
+        schema = self.schema
+        edge = self._edge(schema, edge_type)
+        query = queries.FindEdges(edge_type=edge.name, direction=arguments.pack_direction(direction), pad=arguments.pack_pad(on_unknown))
+        found: npt.NDArray[np.int64] = self._ask(query, self._pairs(schema, edge, src, dst), timeout_s).arrays["edge_ids"]
+        return found
+
+    def has_edges(
+        self,
+        src: NodeIds,
+        dst: NodeIds,
+        edge_type: Edge | None = None,
+        *,
+        direction: Direction | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.bool_]:
+        """Whether there is an edge from each of `src` to the same entry of `dst`: bool [n]. `direction`: which lists to look in."""
+        edge = self._edge(self.schema, edge_type)
+        where = direction if direction is not None else edge.directions[0]
+        found: npt.NDArray[np.bool_] = self.find_edges(src, dst, edge.key, direction=where, on_unknown=on_unknown, timeout_s=timeout_s) >= 0
+        return found
+
+    # -- features ---------------------------------------------------------------------------------------------------------------------
+
+    def features(
+        self,
+        nodes: NodeIds,
+        names: Sequence[str],
+        *,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> dict[str, FeatureColumn]:
+        """Features of `nodes`, one row each in their order: dense arrays [n, *shape], SparseColumn, BytesColumn.
+
+        A node that has no such feature (or, with on_unknown="pad", does not exist) has zeros; `feature_masks` tells.
+        """
+        return self.features_and_masks(nodes, names, node_type=node_type, on_unknown=on_unknown, timeout_s=timeout_s)[0]
+
+    def features_and_masks(
+        self,
+        nodes: NodeIds,
+        names: Sequence[str],
+        *,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> tuple[dict[str, FeatureColumn], dict[str, npt.NDArray[np.bool_]]]:
+        """`features`, and for those that some of the rows may not have a mask: bool [n], True where the node has it."""
+        schema = self.schema
+        owner = self._node_type(schema, node_type)
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        stored = {name: owner.feature(name) for name in wanted}
+        query = queries.NodeFeatures(node_type=owner.name, names=tuple(stored), pad=arguments.pack_pad(on_unknown))
+        arrays = self._ask(query, self._seeds(schema, owner.name, nodes, "nodes", None), timeout_s).arrays
+        return _features(arrays, "", stored)
+
+    def edge_features(
+        self,
+        src: NodeIds,
+        dst: NodeIds,
+        names: Sequence[str],
+        edge_type: Edge | None = None,
+        *,
+        direction: Direction = "out",
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> dict[str, FeatureColumn]:
+        """Features of the edges from each of `src` to the same entry of `dst` (the first of parallel ones), one row each.
+
+        Raises:
+            InputError: there is no such edge; names the first. With on_unknown="pad" its row is zeros.
+        """
+        schema = self.schema
+        edge = self._edge(schema, edge_type)
+        stored, query = self._edge_feature_query(edge, names, direction, on_unknown)
+        return _features(self._ask(query, self._pairs(schema, edge, src, dst), timeout_s).arrays, "", stored)[0]
+
+    def edge_features_by_id(
+        self,
+        edge_ids: npt.ArrayLike,
+        names: Sequence[str],
+        edge_type: Edge | None = None,
+        *,
+        direction: Direction = "out",
+        timeout_s: float | None = None,
+    ) -> dict[str, FeatureColumn]:
+        """Features of edges by the ids that an answer about the same direction gave, one row each.
+
+        Raises:
+            InputError: an id outside [0, edges of the type).
+        """
+        stored, query = self._edge_feature_query(self._edge(self.schema, edge_type), names, direction, "error")
+        rows = np.ascontiguousarray(edge_ids)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise InputError(f"edge_ids are int64 of shape [n], not {rows.dtype} of shape {rows.shape}")
+        return _features(self._ask(query, {"edge_ids": rows.astype(np.int64, copy=False)}, timeout_s).arrays, "", stored)[0]
+
+    # -- which nodes ------------------------------------------------------------------------------------------------------------------
+
+    def contains(self, nodes: NodeIds, *, node_type: str | None = None, timeout_s: float | None = None) -> npt.NDArray[np.bool_]:
+        """Which of `nodes` the graph has, as nodes of the type: bool [n]."""
+        schema = self.schema
+        owner = self._node_type(schema, node_type).name
+        arrays = self._ask(queries.Contains(node_type=owner), self._seeds(schema, owner, nodes, "nodes", None), timeout_s).arrays
+        found: npt.NDArray[np.bool_] = arrays["found"].astype(bool, copy=False)
+        return found
+
+    def node_types(self, nodes: NodeIds, *, timeout_s: float | None = None) -> npt.NDArray[np.int32]:
+        """The type of each of `nodes`, as its position in `schema.nodes`: int32 [n]; the first type that has the id, -1 where none has.
+
+        All ids are of one kind, int64 or str; types with ids of the other kind are passed over.
+        """
+        schema = self.schema
+        is_text = _is_text(nodes)
+        kind = NodeType("any node type", "string" if is_text else "long")
+        arrays: Arrays = {}
+        queries.put_ids(arrays, "seeds", arguments.pack_ids(nodes, kind, "nodes"))
+        del schema
+        types: npt.NDArray[np.int32] = self._ask(queries.NodeTypes(), arrays, timeout_s).arrays["types"]
+        return types
+
+    def node_ids(self, node_type: str | None = None, *, shard: tuple[int, int] = (0, 1), timeout_s: float | None = None) -> IdArray:
+        """Ids of all nodes of a type, in the graph's own order; with `shard=(rank, world)`, of one of `world` nearly equal parts of them."""
+        parts = list(self.iterate_node_ids(node_type, shard=shard, timeout_s=timeout_s))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def iterate_node_ids(
+        self,
+        node_type: str | None = None,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        batch: int = NODE_IDS_AT_ONCE,
+        timeout_s: float | None = None,
+    ) -> Iterator[IdArray]:
+        """`node_ids`, up to `batch` at a time. At least one array comes, if an empty one."""
+        schema = self.schema
+        owner = self._node_type(schema, node_type).name
+        rank, world = shard
+        arguments.whole(world, "the number of shards", 1)
+        arguments.whole(rank, "the rank", 0, world - 1)
+        arguments.whole(batch, "batch", 1)
+        count = self.info.node_counts[owner]
+        start, stop = count * rank // world, count * (rank + 1) // world
+        for first in range(start, max(stop, start + 1), batch):
+            query = queries.NodeRange(node_type=owner, start=first, stop=min(first + batch, stop))
+            yield _ids(self._ask(query, {}, timeout_s).arrays, "nodes")
+
+    def sample_nodes(
+        self,
+        count: int,
+        node_type: str | None = None,
+        *,
+        weighted: bool = False,
+        replace: bool = False,
+        seed: int | None = 0,
+        timeout_s: float | None = None,
+    ) -> IdArray:
+        """`count` nodes of a type, drawn from all of them: uniformly, or by their weights. Without `replace` all are different.
+
+        Raises:
+            InputError: more than there are (without `replace`), or a type without weights.
+        """
+        owner = self._node_type(self.schema, node_type).name
+        query = queries.SampleNodes(
+            node_type=owner,
+            count=arguments.whole(count, "count", 0),
+            weighted=bool(weighted),
+            replace=bool(replace),
+            seed=arguments.pack_seed(seed),
+        )
+        return _ids(self._ask(query, {}, timeout_s).arrays, "nodes")
+
+    def sample_edges(
+        self,
+        count: int,
+        edge_type: Edge | None = None,
+        *,
+        weighted: bool = False,
+        replace: bool = False,
+        direction: Direction | None = None,
+        seed: int | None = 0,
+        timeout_s: float | None = None,
+    ) -> EdgeSample:
+        """`count` edges of a type, drawn from all of them: uniformly, or by their weights. Without `replace` all are different.
+
+        `direction`: whose edge ids to give; the stored one by default.
+        """
+        edge = self._edge(self.schema, edge_type)
+        query = queries.SampleEdges(
+            edge_type=edge.name,
+            count=arguments.whole(count, "count", 0),
+            direction=arguments.pack_direction(direction if direction is not None else edge.directions[0]),
+            weighted=bool(weighted),
+            replace=bool(replace),
+            seed=arguments.pack_seed(seed),
+        )
+        answer = self._ask(query, {}, timeout_s)
+        return EdgeSample(
+            _ids(answer.arrays, "src"), _ids(answer.arrays, "dst"), answer.arrays["edge_ids"], answer.meta.version, query.seed
+        )
+
+    # -- walks, ranks, negatives --------------------------------------------------------------------------------------------------------
+
+    def random_walk(
+        self,
+        nodes: NodeIds,
+        length: int,
+        *,
+        metapath: Sequence[Edge] | None = None,
+        edge_type: Edge | None = None,
+        direction: Direction = "out",
+        weighted: bool = False,
+        restart: float = 0.0,
+        seed: int | None = 0,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> IdArray:
+        """A walk of `length` steps from each of `nodes`: ids [n, length + 1], the start first.
+
+        After a dead end the rest of the row is -1 (None in rows of strings). `metapath`: the edge type of each step; its pattern is
+        repeated if `length` is longer. `restart`: before each step, the chance to go back to the start; only where the path stays within
+        one node type. Walk i is keyed by (seed, i): a node that stands twice walks twice.
+        """
+        schema = self.schema
+        path = [self._edge(schema, edge) for edge in metapath] if metapath else [self._edge(schema, edge_type)]
+        steps = arguments.whole(length, "length", 0, 1 << 20)
+        ends = [_ends(edge, arguments.pack_direction(direction)) for edge in path]
+        start = self._start(schema, ends[0][0], node_type)
+        for position, (before, after) in enumerate(zip(ends, ends[1:] + ends[:1], strict=True)):
+            if before[1] != after[0] and (position + 1 < len(path) or steps > len(path)):
+                follows = path[(position + 1) % len(path)].name
+                raise InputError(
+                    f"metapath cannot go on after step {position + 1}: {path[position].name!r} leads to {before[1]!r}, "
+                    f"and {follows!r} starts at {after[0]!r}"
+                )
+        chance = arguments.number(restart, "restart", 0.0, 1.0)
+        if chance and {name for pair in ends for name in pair} != {start.name}:
+            raise InputError("restart needs a path within one node type; leave it out, or walk along edges of one node type")
+        query = queries.RandomWalk(
+            node_type=start.name,
+            length=steps,
+            edge_types=tuple(edge.name for edge in path),
+            direction=direction,
+            weighted=bool(weighted),
+            restart=chance,
+            seed=arguments.pack_seed(seed),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        columns = [start.name, *(ends[step % len(ends)][1] for step in range(steps))]
+        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        return _walks(schema, columns, answer.arrays)
+
+    def node2vec(
+        self,
+        nodes: NodeIds,
+        length: int,
+        p: float = 1.0,
+        q: float = 1.0,
+        *,
+        edge_type: Edge | None = None,
+        direction: Direction = "out",
+        weighted: bool = False,
+        seed: int | None = 0,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> IdArray:
+        """Second-order walks: going back weighs 1/p, going to a neighbour of the node before 1, elsewhere 1/q. Shape as `random_walk`'s.
+
+        Source: Grover and Leskovec 2016 (node2vec).
+        """
+        schema = self.schema
+        edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
+        if edge.src != edge.dst:
+            raise InputError(f"node2vec needs edges within one node type; {edge.name!r} leads from {edge.src!r} to {edge.dst!r}")
+        query = queries.Node2Vec(
+            node_type=start.name,
+            length=arguments.whole(length, "length", 0, 1 << 20),
+            edge_type=edge.name,
+            direction=direction,
+            weighted=bool(weighted),
+            p=arguments.number(p, "p", 0.0, open_at_least=True),
+            q=arguments.number(q, "q", 0.0, open_at_least=True),
+            seed=arguments.pack_seed(seed),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        return _walks(schema, [start.name] * (query.length + 1), answer.arrays)
+
+    def ppr(
+        self,
+        nodes: NodeIds,
+        top_k: int,
+        *,
+        alpha: float = 0.15,
+        eps: float = 1e-4,
+        edge_type: Edge | None = None,
+        direction: Direction = "out",
+        weighted: bool = False,
+        node_type: str | None = None,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> Ranked:
+        """The `top_k` nodes of highest personalised PageRank of each of `nodes`, best first; ties by the graph's own order.
+
+        `alpha`: chance to go back to the start at each step. `eps`: a node is pushed from while its residual is above `eps` times its
+        degree, so scores are too low by at most that.
+
+        Source: Andersen, Chung, Lang 2006 (Local Graph Partitioning using PageRank Vectors).
+        """
+        schema = self.schema
+        edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
+        if edge.src != edge.dst:
+            raise InputError(f"ppr needs edges within one node type; {edge.name!r} leads from {edge.src!r} to {edge.dst!r}")
+        query = queries.PageRank(
+            node_type=start.name,
+            edge_type=edge.name,
+            top_k=arguments.whole(top_k, "top_k", 1),
+            direction=direction,
+            weighted=bool(weighted),
+            alpha=arguments.number(alpha, "alpha", 0.0, 1.0, open_at_least=True),
+            eps=arguments.number(eps, "eps", 0.0, open_at_least=True),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        return Ranked(answer.arrays["counts"], _ids(answer.arrays, "nodes"), answer.arrays["scores"], answer.meta.version)
+
+    def negatives(
+        self,
+        src: NodeIds,
+        count: int,
+        *,
+        edge_type: Edge | None = None,
+        distribution: Distribution = "uniform",
+        strict: bool = True,
+        seed: int | None = 0,
+        on_unknown: OnUnknown = "error",
+        timeout_s: float | None = None,
+    ) -> IdArray:
+        """`count` nodes of the edge type's target type for each of `src`: ids [n, count], drawn independently.
+
+        Args:
+            distribution: "uniform", or "degree": by in-degree to the power 0.75 (word2vec's noise).
+            strict: never one that an edge of the type leads to from there, nor the node itself. Where none is left, -1 (None).
+        """
+        if distribution not in ("uniform", "degree"):
+            raise InputError(f'distribution is "uniform" or "degree" (in-degree to the power 0.75), not {distribution!r}')
+        schema = self.schema
+        edge = self._edge(schema, edge_type)
+        query = queries.Negatives(
+            edge_type=edge.name,
+            count=arguments.whole(count, "count", 0),
+            distribution=distribution,
+            strict=bool(strict),
+            seed=arguments.pack_seed(seed),
+            pad=arguments.pack_pad(on_unknown),
+        )
+        arrays = self._ask(query, self._seeds(schema, edge.src, src, "src", None), timeout_s).arrays
+        return _grid(schema, [edge.dst] * query.count, arrays, "nodes")
+
+    # -- arguments --------------------------------------------------------------------------------------------------------------------
+
+    def _node_type(self, schema: GraphSchema, name: str | None) -> NodeType:
+        if name is not None:
+            return schema.node(name)
+        if len(schema.nodes) != 1:
+            names = ", ".join(repr(node.name) for node in schema.nodes)
+            raise InputError(f"the graph has several node types: {names}; say node_type=, for example node_type={schema.nodes[0].name!r}")
+        return schema.nodes[0]
+
+    def _edge(self, schema: GraphSchema, key: Edge | None) -> EdgeType:
+        if key is not None:
+            return schema.edge(key)
+        if len(schema.edges) != 1:
+            names = ", ".join(repr(edge.name) for edge in schema.edges)
+            example = f", for example edge_type={schema.edges[0].name!r}" if schema.edges else ""
+            raise InputError(f"the graph has {len(schema.edges)} edge types ({names}); say edge_type={example}")
+        return schema.edges[0]
+
+    def _edge_and_start(
+        self, schema: GraphSchema, key: Edge | None, direction: Direction, node_type: str | None
+    ) -> tuple[EdgeType, NodeType]:
+        """The edge type, and the node type that its lists belong to. Without a key, `node_type` may tell the one that starts there."""
+        arguments.pack_direction(direction)
+        if key is None and node_type is not None:
+            from_there = [edge for edge in schema.edges if _ends(edge, direction)[0] == schema.node(node_type).name]
+            edge = from_there[0] if len(from_there) == 1 else self._edge(schema, None)
+        else:
+            edge = self._edge(schema, key)
+        return edge, self._start(schema, _ends(edge, direction)[0], node_type)
+
+    def _start(self, schema: GraphSchema, start: str, node_type: str | None) -> NodeType:
+        if node_type is not None and schema.node(node_type).name != start:
+            raise InputError(
+                f"node_type is {node_type!r}, and the edges asked for start at {start!r}; leave node_type out, or choose others"
+            )
+        return schema.node(start)
+
+    def _seeds(self, schema: GraphSchema, node_type: str, ids: NodeIds, what: str, as_of: AsOf) -> Arrays:
+        arrays: Arrays = {}
+        packed = arguments.pack_ids(ids, schema.node(node_type), what)
+        queries.put_ids(arrays, "seeds", packed)
+        if as_of is not None:
+            arrays["as_of"] = arguments.pack_as_of(as_of, queries.id_count(packed))
+        return arrays
+
+    def _pairs(self, schema: GraphSchema, edge: EdgeType, src: NodeIds, dst: NodeIds) -> Arrays:
+        arrays: Arrays = {}
+        sources = arguments.pack_ids(src, schema.node(edge.src), "src")
+        targets = arguments.pack_ids(dst, schema.node(edge.dst), "dst")
+        if queries.id_count(sources) != queries.id_count(targets):
+            raise InputError(f"src has {queries.id_count(sources)} ids and dst {queries.id_count(targets)}; give one pair an edge")
+        queries.put_ids(arrays, "src", sources)
+        queries.put_ids(arrays, "dst", targets)
+        return arrays
+
+    def _edge_feature_query(
+        self, edge: EdgeType, names: Sequence[str], direction: Direction, on_unknown: str
+    ) -> tuple[dict[str, Feature], queries.EdgeFeatures]:
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        stored = {name: edge.feature(name) for name in wanted}
+        return stored, queries.EdgeFeatures(
+            edge_type=edge.name, names=tuple(stored), direction=arguments.pack_direction(direction), pad=arguments.pack_pad(on_unknown)
+        )
+
+
+# -- answers --------------------------------------------------------------------------------------------------------------------------
+
+
+def _ends(edge: EdgeType, direction: Direction) -> tuple[str, str]:
+    """Node types at which a step along the edge type starts and ends."""
+    return (edge.src, edge.dst) if direction == "out" else (edge.dst, edge.src)
+
+
+def _is_text(ids: Any) -> bool:
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iub":
+        return False
+    first = next(iter(ids), None)
+    return isinstance(first, str)
+
+
+def _ids(arrays: Arrays, name: str) -> IdArray:
+    ids = queries.find_ids(arrays, name)
+    assert ids is not None
+    return id_array(ids)
+
+
+def _features(
+    arrays: Arrays, prefix: str, wanted: Mapping[str, Feature]
+) -> tuple[dict[str, FeatureColumn], dict[str, npt.NDArray[np.bool_]]]:
+    columns: dict[str, FeatureColumn] = {}
+    masks: dict[str, npt.NDArray[np.bool_]] = {}
+    for name, feature in wanted.items():
+        column = find_feature(arrays, prefix + name, feature.shape[0] if feature.kind == "sparse" else None)
+        assert column is not None
+        columns[name] = column
+        present = arrays.get(f"{prefix}{name}.present")
+        if present is not None:
+            masks[name] = present.view(np.bool_)
+    return columns, masks
+
+
+def _subgraph(schema: GraphSchema, query: queries.Sample | queries.InducedSubgraph, hops: int, answer: Answer) -> Subgraph | HeteroSubgraph:
+    arrays, meta = answer.arrays, answer.meta
+    if schema.is_homogeneous:
+        node, edge = schema.nodes[0], schema.edges[0]
+        x, present = _features(arrays, f"x/{node.name}/", {name: node.feature(name) for _, name in query.features})
+        has_edges = f"edge_index/{edge.name}" in arrays
+        edge_x, edge_present = (
+            _features(arrays, f"edge_x/{edge.name}/", {name: edge.feature(name) for _, name in query.edge_features})
+            if has_edges
+            else ({}, {})
+        )
+        return Subgraph(
+            nodes=_ids(arrays, f"nodes/{node.name}"),
+            edge_index=arrays[f"edge_index/{edge.name}"] if has_edges else np.zeros((2, 0), np.int64),
+            hop_offsets=arrays[f"hops/{node.name}"],
+            edge_hop_offsets=arrays[f"edge_hops/{edge.name}"] if has_edges else np.zeros(hops + 1, np.int64),
+            seed_index=arrays["seed_index"],
+            features=x,
+            version=meta.version,
+            seed=meta.seed,
+            edge_features=edge_x,
+            edge_ids=arrays.get(f"edge_ids/{edge.name}"),
+            weights=arrays.get(f"weights/{edge.name}"),
+            times=arrays.get(f"times/{edge.name}"),
+            as_of=arrays.get(f"as_of/{node.name}"),
+            present=present,
+            edge_present=edge_present,
+        )
+    nodes = [node for node in schema.nodes if f"hops/{node.name}" in arrays]
+    edges = [edge for edge in schema.edges if f"edge_index/{edge.name}" in arrays]
+    x_of = {
+        node.name: _features(arrays, f"x/{node.name}/", {name: node.feature(name) for owner, name in query.features if owner == node.name})
+        for node in nodes
+    }
+    edge_x_of = {
+        edge.key: _features(
+            arrays, f"edge_x/{edge.name}/", {name: edge.feature(name) for owner, name in query.edge_features if owner == edge.name}
+        )
+        for edge in edges
+    }
+    return HeteroSubgraph(
+        nodes={node.name: _ids(arrays, f"nodes/{node.name}") for node in nodes},
+        edge_index={edge.key: arrays[f"edge_index/{edge.name}"] for edge in edges},
+        hop_offsets={node.name: arrays[f"hops/{node.name}"] for node in nodes},
+        edge_hop_offsets={edge.key: arrays[f"edge_hops/{edge.name}"] for edge in edges},
+        seed_type=query.node_type,
+        seed_index=arrays["seed_index"],
+        features={name: columns for name, (columns, _) in x_of.items() if columns},
+        version=meta.version,
+        seed=meta.seed,
+        edge_features={key: columns for key, (columns, _) in edge_x_of.items() if columns},
+        edge_ids={edge.key: arrays[f"edge_ids/{edge.name}"] for edge in edges if f"edge_ids/{edge.name}" in arrays},
+        weights={edge.key: arrays[f"weights/{edge.name}"] for edge in edges if f"weights/{edge.name}" in arrays},
+        times={edge.key: arrays[f"times/{edge.name}"] for edge in edges if f"times/{edge.name}" in arrays},
+        as_of={node.name: arrays[f"as_of/{node.name}"] for node in nodes if f"as_of/{node.name}" in arrays},
+        present={name: masks for name, (_, masks) in x_of.items() if masks},
+        edge_present={key: masks for key, (_, masks) in edge_x_of.items() if masks},
+    )
+
+
+def _walks(schema: GraphSchema, columns: Sequence[str], arrays: Arrays) -> IdArray:
+    return _grid(schema, columns, arrays, "walks")
+
+
+def _grid(schema: GraphSchema, columns: Sequence[str], arrays: Arrays, name: str) -> IdArray:
+    """[n, columns] ids from those of alive entries, by node type (or, of one type, under `name` alone)."""
+    alive = arrays["alive"].view(np.bool_).reshape(-1, len(columns))
+    types = dict.fromkeys(columns)
+    is_text = any(schema.node(owner).id == "string" for owner in types)
+    grid = np.full(alive.shape, None if is_text else -1, object if is_text else np.int64)
+    for owner in types:
+        ids = queries.find_ids(arrays, f"{name}/{owner}")
+        if ids is None:
+            ids = queries.find_ids(arrays, name)
+        assert ids is not None
+        mask = alive if len(types) == 1 else alive & np.array([column == owner for column in columns])[None, :]
+        grid[mask] = id_array(ids)
+    return grid
