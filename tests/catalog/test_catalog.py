@@ -57,7 +57,7 @@ def test_a_catalog_of_a_newer_fondaco_is_refused_and_left_alone(tmp_path: Path) 
         database.execute("UPDATE alembic_version SET version_num = '0099'")
     database.close()
     before = (tmp_path / CATALOG_FILE).read_bytes()
-    with pytest.raises(FormatVersionError, match=r"format 99; this Fondaco reads up to 2"):
+    with pytest.raises(FormatVersionError, match=rf"format 99; this Fondaco reads up to {int(HEAD_REVISION)}"):
         Catalog.open(tmp_path)
     assert (tmp_path / CATALOG_FILE).read_bytes() == before
 

@@ -1,9 +1,9 @@
 """Catalog: SQL tables of everything that has a name: stores, their schemas, versions and pushes, feature sets, training sets; tokens,
-quotas, nodes, placements, replicas.
+quotas, nodes, placements, replicas; graphs.
 
 It knows names and rows, no data and no files but its own. `Catalog` hands out transactions; the modules `stores`, `versions`, `pushes`,
-`records`, `tokens`, `quotas`, `nodes`, `placements` and `replicas` are functions on an open transaction, so that a caller can make several
-changes one atomic step.
+`records`, `tokens`, `quotas`, `nodes`, `placements`, `replicas` and `graphs` are functions on an open transaction, so that a caller can
+make several changes one atomic step.
 """
 
 from fondaco.catalog.catalog import CATALOG_FILE, Catalog
@@ -13,6 +13,8 @@ from fondaco.catalog.rows import (
     RETAINED,
     ROLES,
     FeatureSetRow,
+    GraphRow,
+    GraphVersionRow,
     NodeRow,
     PlacementRow,
     PushRow,
@@ -36,6 +38,8 @@ __all__ = [
     "ROLES",
     "Catalog",
     "FeatureSetRow",
+    "GraphRow",
+    "GraphVersionRow",
     "NodeRow",
     "PlacementRow",
     "PushRow",

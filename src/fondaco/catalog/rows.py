@@ -101,6 +101,37 @@ class PushRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphRow:
+    """A graph. `current` 0 means that no version is current; `keep` versions are kept, the current one included."""
+
+    id: int
+    name: str
+    keep: int
+    current: int
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphVersionRow:
+    """A version of a graph. Counts and bytes are 0 until it is READY; `error_class` says why a build failed."""
+
+    number: int
+    state: VersionState
+    build_id: str
+    pid: int
+    partitions: int
+    nodes: int
+    edges: int
+    bytes: int
+    created_us: int
+    ready_us: int | None
+    promoted_us: int | None
+    rolled_back_us: int | None
+    error_class: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureSetRow:
     """One published plan of a feature set; the hash is its version."""
 

@@ -1,8 +1,9 @@
 """Tables of the catalog, as SQLAlchemy Core sees them.
 
 The tables in the database are made by the migrations in `migrations/versions`, never by `MetaData.create_all`; a test compares the two.
-Times are microseconds since the epoch, documents are JSON text. Nothing is ever deleted from `stores`, `versions` and `pushes`: a number
-that was given once is never given again, also not to a store of the same name created after this one was deleted. The same definitions
+Times are microseconds since the epoch, documents are JSON text. Nothing is ever deleted from `stores`, `versions`, `pushes`, `graphs`
+and `graph_versions`: a number that was given once is never given again, also not to a store or graph of the same name created after this
+one was deleted. The same definitions
 serve SQLite and PostgreSQL.
 """
 
@@ -103,6 +104,41 @@ pushes = Table(
     ForeignKeyConstraint(["store_id", "version"], ["versions.store_id", "versions.number"]),
 )
 Index("pushes_push_id", pushes.c.store_id, pushes.c.push_id)
+
+graphs = Table(
+    "graphs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("keep", Integer, nullable=False),  # versions to keep, the current one included
+    Column("current", Integer, nullable=False, server_default=text("0")),  # 0: none
+    Column("next_version", Integer, nullable=False, server_default=text("1")),
+    Column("created_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+_LIVE_GRAPH = graphs.c.deleted_us.is_(None)
+Index("graphs_live_name", graphs.c.name, unique=True, sqlite_where=_LIVE_GRAPH, postgresql_where=_LIVE_GRAPH)
+
+graph_versions = Table(
+    "graph_versions",
+    metadata,
+    Column("graph_id", Integer, ForeignKey("graphs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("build_id", Text, nullable=False),  # the folder in which it is, or was, built
+    Column("pid", Integer, nullable=False),  # of the process that builds, or built it
+    Column("partitions", Integer, nullable=False, server_default=text("0")),  # this and the next three: 0 until it is READY
+    Column("nodes", BigInteger, nullable=False, server_default=text("0")),
+    Column("edges", BigInteger, nullable=False, server_default=text("0")),
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_us", BigInteger, nullable=False),
+    Column("ready_us", BigInteger),
+    Column("promoted_us", BigInteger),  # when it last became current
+    Column("rolled_back_us", BigInteger),  # when a rollback left it; a rollback never returns to such a version
+    Column("error_class", Text),
+    Column("error_message", Text),
+    PrimaryKeyConstraint("graph_id", "number"),
+)
 
 feature_sets = Table(
     "feature_sets",
