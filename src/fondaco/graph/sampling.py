@@ -280,6 +280,11 @@ class _Room:
         return Sampled(self.counts, self.neighbours[:used], self.positions[:used])
 
 
+def locate(adjacency: I64Array, frontier: I32Array, as_of: I64Array = ALWAYS) -> tuple[I64Array, int]:
+    """Where the frontier's whole lists lie, int64 [n, 4] (see _kernels.locate_rows), and how long they are together."""
+    return _rows(adjacency, frontier, as_of, FAN_OUT_MAX, False)
+
+
 def _rows(adjacency: I64Array, frontier: I32Array, as_of: I64Array, fan_out: int, replace: bool) -> tuple[I64Array, int]:
     """Where the frontier's lists lie (see _kernels.locate_rows), and how many picks there can be."""
     rows = np.empty((len(frontier), _kernels.ROW_COLUMNS), np.int64)
