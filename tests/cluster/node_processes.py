@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -138,6 +139,17 @@ class ClusterProcesses:
         """Whether the version is routed, by a node's table, and each partition to so many nodes."""
         route = self.table(by).stores.get("s")
         return route is not None and route.version == version and all(len(addresses) == replica_count for addresses in route.replicas)
+
+    def value_on(self, name: str, key: int) -> int | None:
+        """What one node says that "v" is; None: it does not hold the key's partition."""
+        try:
+            with urllib.request.urlopen(f"{self.nodes[name].address}/v1/stores/s/rows/{key}", timeout=PATIENCE_S) as answer:
+                return int(json.loads(answer.read())["v"])
+        except urllib.error.HTTPError as exc:
+            with exc:
+                if exc.code != 503:
+                    raise
+            return None
 
     def ready_replicas(self, name: str, version: int) -> int:
         with self.platform.catalog.read() as connection:

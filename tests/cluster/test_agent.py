@@ -50,7 +50,9 @@ class Cluster:
             store_id = stores.get(connection, "s").id
             placements.assign(connection, store_id, cluster, replicas, False, now_us=self.clock.now_us(), **more)  # type: ignore[arg-type]
 
-    def start(self, name: str, cluster: str = "main", blob: BlobFolder | None = None) -> NodeAgent:
+    def start(
+        self, name: str, cluster: str = "main", blob: BlobFolder | None = None, has_writes: Callable[[str], bool] = lambda store: True
+    ) -> NodeAgent:
         directory = NodeDirectory(self.directory / name)
         directory.create(None)
         catalog = Catalog.open(self.platform.directory)
@@ -63,6 +65,7 @@ class Cluster:
             catalog,
             blob or directory_blob(self.platform.directory),
             files=files,
+            has_writes=has_writes,
             settings=AgentSettings(lease_s=3600, drain_s=DRAIN_S, settle_s=0.0),
             clock=self.clock,
         )
@@ -183,6 +186,21 @@ def test_a_new_version_is_adopted_only_when_complete_and_the_old_one_read_until_
         os.rename(tmp_path / "kept", lacking / "2" / partition_name(3))
         cluster.until(lambda: cluster.routed() == 2)
         assert [reader.get(key)["v"] for key in range(100)] == [2 * key for key in range(100)]  # type: ignore[index]
+
+
+def test_a_store_is_not_routed_to_a_node_that_has_not_indexed_what_was_written(cluster: Cluster) -> None:
+    cluster.push()
+    cluster.place(replicas=1)
+    cluster.start("n1")
+    cluster.until(lambda: cluster.routed() == 1)
+    indexed = set[str]()
+    cluster.start("n2", has_writes=indexed.__contains__)
+    cluster.until(lambda: len(cluster.files_of("n2", 1)) > 0)
+    for _ in range(3):
+        cluster.pass_once()
+        assert set(cluster.table().stores["s"].addresses) == {"http://n1:1"}
+    indexed.add("s")
+    cluster.until(lambda: "http://n2:1" in cluster.table().stores["s"].addresses)
 
 
 def test_a_fetch_that_fails_says_why_in_the_catalog_and_succeeds_later(cluster: Cluster, tmp_path: Path) -> None:

@@ -148,6 +148,21 @@ def test_a_write_is_readable_on_every_node(cluster: ClusterProcesses) -> None:
             writer.delete(key)
 
 
+def test_a_node_that_was_away_is_asked_only_when_it_has_what_was_written_meanwhile(cluster: ClusterProcesses) -> None:
+    assert cluster.nodes["n2"].stop() == 0
+    keys = range(5000, 5040)
+    with cluster.store.writer("test") as writer:
+        for key in keys:
+            writer.put(key, {"v": -key, "version": 0, "vector": [1.0] * 8})
+    cluster.start("n2")
+    held = {key: value for key in keys if (value := cluster.value_on("n2", key)) is not None}
+    assert held
+    assert held == {key: -key for key in held}
+    with cluster.store.writer("test") as writer:
+        for key in keys:
+            writer.delete(key)
+
+
 def test_a_store_moves_to_another_cluster_under_load_without_an_error(cluster: ClusterProcesses) -> None:
     cluster.start("n4", cluster="other")
     try:

@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from tests.log.log_child import KEYS, value_of
 
-from fondaco.core.errors import CorruptFileError, DiskFullError, FormatVersionError, ReadOnlyError
+from fondaco.core.errors import CorruptFileError, DiskFullError, FormatVersionError, ReadOnlyError, TopicNotFoundError
 from fondaco.log import EmbeddedLog, LogRecord, Record, TopicConfig, state
 from fondaco.log.segments import read_header
 
@@ -552,6 +553,45 @@ def test_a_read_only_directory_is_read_and_every_change_is_refused(tmp_path: Pat
             with pytest.raises(ReadOnlyError):
                 change()
         assert log.topics() == ["t"]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["before the first append", "before the first append since a restart"])
+def test_who_may_not_write_and_comes_before_whoever_appends_sees_what_is_appended(tmp_path: Path, restarted: bool) -> None:
+    directory = tmp_path / "log"
+    with EmbeddedLog(directory) as log:
+        log.create_topic("t", TopicConfig(1))
+        if restarted:
+            log.append("t", 0, [Record(b"k", b"before")])
+    if restarted:
+        as_after_a_restart(directory)
+    count = int(restarted)
+    with EmbeddedLog(directory, read_only=True) as reading:
+        assert reading.high_watermark("t", 0) == count
+        view, waited = reading.partition_files("t", 0), []
+        waiting = threading.Thread(target=lambda: waited.extend(reading.read("t", 0, count, wait_s=60).records()))
+        waiting.start()
+        assert not view.is_stale
+        with EmbeddedLog(directory) as log:
+            log.append("t", 0, [Record(b"k", b"now")])
+            waiting.join()
+            assert [record.value for record in waited] == [b"now"]
+            assert view.is_stale
+            view = reading.partition_files("t", 0)
+            assert (view.is_stale, view.high, len(view.segments())) == (False, count + 1, 1)
+            log.append("t", 0, [Record(b"k", b"more")])
+            assert view.high == count + 2
+            assert [record.value for record in read_all(reading)][count:] == [b"now", b"more"]
+
+
+def test_who_may_not_write_learns_that_a_topic_went_to_which_nobody_had_written(tmp_path: Path) -> None:
+    with EmbeddedLog(tmp_path) as log, EmbeddedLog(tmp_path, read_only=True) as reading:
+        log.create_topic("t", TopicConfig(1))
+        view = reading.partition_files("t", 0)
+        log.delete_topic("t")
+        assert not view.is_stale
+        assert view.cells[state.DELETED] == 1
+        with pytest.raises(TopicNotFoundError):
+            reading.high_watermark("t", 0)
 
 
 # -- several processes ------------------------------------------------------------------------------------------------------------------

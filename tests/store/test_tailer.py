@@ -129,6 +129,19 @@ def test_growing_through_many_generations_keeps_every_key(tmp_path: Path) -> Non
         assert Freshness.of(overlay_at, target_ms=1).keys == len(expected)
 
 
+def test_a_tailer_that_may_not_write_to_the_log_and_came_before_the_first_append_applies_it(tmp_path: Path) -> None:
+    overlay_at, log_at = place(tmp_path)
+    with make_log(log_at) as log, EmbeddedLog(log_at, read_only=True) as reading, both(overlay_at, log_at, reading) as (tailer, overlay):
+        assert tailer.run_once() == 0
+        assert tailer.caught_up
+        last = append(log, [put(b"k", 1, b"v")])
+        assert tailer.run_once() == 1
+        overlay.wait(last, time.monotonic() + 1)
+        last = append(log, [put(b"k", 2, b"w")])
+        assert tailer.run_once() == 1
+        overlay.wait(last, time.monotonic() + 1)
+
+
 def test_a_batch_that_fills_the_index_several_times_over_is_applied_whole(tmp_path: Path) -> None:
     overlay_at, log_at = place(tmp_path)
     records = [put(b"%d" % i, i, b"") for i in range(20_000)]

@@ -83,6 +83,7 @@ class NodeAgent:
         *,
         files: FileServer | None = None,
         is_serving: Callable[[], bool] = lambda: True,
+        has_writes: Callable[[str], bool] = lambda store: True,
         settings: AgentSettings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -91,9 +92,10 @@ class NodeAgent:
             directory: created, and its lock held.
             files: gives this node's files to others; None: nobody can fetch from here.
             is_serving: whether the serving process answers; asked before each renewal of the lease.
+            has_writes: whether what was written to a store in real time can be read here; asked before its partitions are reported.
         """
         self._identity, self._directory, self._catalog, self._blob = identity, directory, catalog, blob
-        self._files, self._is_serving = files, is_serving
+        self._files, self._is_serving, self._has_writes = files, is_serving, has_writes
         self._settings, self._clock = settings or AgentSettings(), clock or SystemClock()
         self._pool = ThreadPoolExecutor(self._settings.fetchers, thread_name_prefix="fondaco-fetch")
         self._fetches: dict[ReplicaKey, _Fetch] = {}
@@ -274,9 +276,11 @@ class NodeAgent:
             replicas.report(connection, changed)
 
     def _is_settled(self, router: Router, key: ReplicaKey) -> bool:
-        """Whether the serving process has seen what it serves of this version: it looks once a second. Other versions it opens when asked
-        for, with all that is there by then."""
+        """Whether the tailer has indexed the store's writes, and the serving process has seen what it serves of this version: it looks once
+        a second. Other versions it opens when asked for, with all that is there by then."""
         store = router.state.stores.get(key.store_id)
+        if store is not None and not self._has_writes(store.row.name):
+            return False
         if store is None or self._version_to_follow(store) != key.version:
             return True
         version, since = self._followed.get(key.store_id, (None, 0.0))

@@ -71,14 +71,15 @@ class NodeDirectory:
     # -- what is there ----------------------------------------------------------------------------------------------------------------
 
     def store_ids(self) -> dict[str, int]:
-        """Stores that lie here, with the ids they have in the catalog; one that cannot be told is removed."""
+        """Stores that lie here, with the ids they have in the catalog; but for those that cannot be told: being made, or debris."""
         found = {}
-        for name in os.listdir(self.stores):
-            try:
+        for name in self._names():
+            with contextlib.suppress(FondacoError):
                 found[name] = read_store(self.stores / name).id
-            except FondacoError:
-                self.remove_store(name)
         return found
+
+    def _names(self) -> list[str]:
+        return [name for name in os.listdir(self.stores) if not name.startswith(_DELETED)]
 
     def held(self) -> dict[ReplicaKey, int]:
         """Every replica that is here, whole and verified, with its bytes. A file that went missing takes its replica with it."""
@@ -175,8 +176,13 @@ class NodeDirectory:
         remove_tree(trash)
 
     def clean(self, wanted: Mapping[str, frozenset[int]]) -> None:
-        """Remove what lies here of versions, by store, that are neither held nor wanted: files on their way, a manifest alone."""
-        for store in self.store_ids():
+        """Remove what lies here of versions, by store, that are neither held nor wanted: files on their way, a manifest alone; and stores
+        that cannot be told."""
+        known = self.store_ids()
+        for name in self._names():
+            if name not in known:
+                self.remove_store(name)
+        for store in known:
             layout, keep = self.layout(store), wanted.get(store, frozenset())
             for entry in os.listdir(layout.building) if layout.building.is_dir() else ():
                 if not entry.isdigit() or int(entry) not in keep:

@@ -28,6 +28,7 @@ from fondaco.cluster.blob import BlobFolder, directory_blob
 from fondaco.cluster.children import Child, HttpProbe
 from fondaco.cluster.directory import NodeDirectory
 from fondaco.cluster.peers import FileServer
+from fondaco.cluster.writes import IndexedWrites
 from fondaco.core.config import load_config
 from fondaco.core.errors import FondacoError, InputError, NotAPlatformError
 from fondaco.core.ids import check_name
@@ -92,19 +93,24 @@ def run_node(options: NodeOptions, on_ready: Callable[[str], None], stop: thread
         )
         files_host = options.files_host or (options.host if is_loopback(options.host) else None)
         files = stack.enter_context(FileServer(directory.stores, host=files_host)) if files_host is not None else None
-        probe = HttpProbe(local, timeout_s=max(0.2, options.settings.lease_s / 3))
+        probe, has_log = HttpProbe(local, timeout_s=max(0.2, options.settings.lease_s / 3)), config.log.kind == "embedded"
+        writes = IndexedWrites(directory)
+
+        def is_serving() -> bool:
+            return probe() and (not has_log or writes.has_all())
+
         agent = NodeAgent(
             NodeIdentity(options.name, address, options.zone, options.cluster),
             directory,
             catalog,
             BlobFolder(options.blob) if options.blob is not None else directory_blob(platform),
             files=files,
-            is_serving=probe,
+            is_serving=is_serving,
+            has_writes=lambda store: not has_log or writes.has(store),
             settings=options.settings,
         )
-        _Node(agent, _children(options, platform, directory, port, address, probe, has_log=config.log.kind == "embedded")).run(
-            lambda: on_ready(address), probe, stop
-        )
+        children = _children(options, platform, directory, port, address, probe, has_log=has_log)
+        _Node(agent, children).run(lambda: on_ready(address), is_serving, stop)
 
 
 def _children(

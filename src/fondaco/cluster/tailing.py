@@ -64,8 +64,9 @@ class NodeTailing:
 
     def _look(self, now: float) -> None:
         there = set(self._directory.store_ids().items())
-        for gone in self._tailers.keys() - there:
-            self._tailers.pop(gone).close()
+        for name, tailer in list(self._tailers.items()):
+            if name not in there or tailer.is_cut_off:  # the latter: it went and came back between two looks
+                self._tailers.pop(name).close()
         for name in there - self._tailers.keys():
             if now >= self._resting.get(name, 0.0):
                 try:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import mmap
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -80,7 +81,7 @@ class ServedStore:
         self.schemas = dict(schemas)
         self.stats = StoreStats()
         self._base = base
-        self._cell = _map_cell(self.layout)
+        self._cell, self._identity = _map_cell(self.layout)
         self._opened = first
         self._seen = self._cell[0] if first is None else first.number
         self._pinned: OrderedDict[int, Opened] = OrderedDict()
@@ -104,6 +105,16 @@ class ServedStore:
             return self._base.version < 0
         except FondacoError:
             return True
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the directory was removed, and perhaps made anew (a node that gave the store away has it again): what is open is not fed
+        any more."""
+        try:
+            status = os.stat(self.layout.current_cell)
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != self._identity
 
     @property
     def version_and_partitions(self) -> tuple[int, int]:
@@ -261,9 +272,10 @@ def _warm(keys: KeyCodec, first: Opened | None) -> None:
             first.reader.get_packed(nothing)
 
 
-def _map_cell(layout: StoreLayout) -> memoryview[int]:
+def _map_cell(layout: StoreLayout) -> tuple[memoryview[int], tuple[int, int]]:
     with open(layout.current_cell, "rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), CELL_BYTES, access=mmap.ACCESS_READ)).cast("q")
+        status = os.fstat(file.fileno())
+        return memoryview(mmap.mmap(file.fileno(), CELL_BYTES, access=mmap.ACCESS_READ)).cast("q"), (status.st_dev, status.st_ino)
 
 
 class StoreSet:
@@ -307,7 +319,7 @@ class StoreSet:
                 store.close()
         for name, row in wanted.items():
             known = self.by_name.get(name)
-            if known is None or held.get(row.name) != self._held.get(row.name):
+            if known is None or held.get(row.name) != self._held.get(row.name) or known.is_cut_off:
                 try:
                     opened = await loop.run_in_executor(workers, opener, row)
                 except Exception as exc:

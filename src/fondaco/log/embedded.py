@@ -225,8 +225,10 @@ class EmbeddedLog:
 
     def _partition(self, topic: str, number: int) -> _Open:
         found = self._open.get((topic, number))
-        if found is not None and not found.partition.deleted:
-            return found
+        if found is not None:
+            found.partition.look_again()
+            if not found.partition.deleted:
+                return found
         config = self.describe_topic(topic)
         if not 0 <= number < config.partitions:
             raise InputError(f"topic {topic!r} has the partitions 0 to {config.partitions - 1}, not {number}")

@@ -40,6 +40,7 @@ class Partition:
         self.directory, self.topic, self.number, self.config, self.clock = directory, topic, number, config, clock
         self.cells: memoryview = memoryview(b"")
         self.writable = False
+        self._reckoned = False  # the cells are our own reckoning: nobody has written them yet, or nobody since the machine started
         self._state: int | None = None  # descriptor of the state file, which is also what the lock is on
         self._mutex = threading.Lock()
         self._active: tuple[int, int, int] | None = None  # base offset, base position and descriptor of the segment appended to
@@ -87,7 +88,34 @@ class Partition:
 
     def view(self) -> PartitionView:
         """The partition for readers that map its files themselves."""
-        return PartitionView(self.cells, lambda: [SegmentFile(s.base_offset, s.base_position, s.path) for s in self.segments()])
+        cells = self.cells
+        return PartitionView(
+            cells,
+            lambda: [SegmentFile(s.base_offset, s.base_position, s.path) for s in self.segments()],
+            lambda: self.look_again() or self.cells is not cells,
+        )
+
+    def look_again(self) -> bool:
+        """Take the cells that others write, if we had to reckon our own so far and theirs can be trusted by now; whether that was so. Who
+        may not write cannot wait for that: an appender makes them at its first append, and again after each restart of the machine."""
+        if not self._reckoned:
+            return False
+        with self._mutex:
+            if not self._reckoned:
+                return False
+            try:
+                cells, descriptor = state.map_state(self.directory / state.STATE_FILE, writable=False)
+            except (FileNotFoundError, ValueError):
+                if not self.directory.exists():
+                    self.cells[state.MAGIC], self.cells[state.DELETED] = state.STATE_MAGIC, 1
+                return False
+            if not is_current(cells) or not is_whole(self.directory, cells):
+                os.close(descriptor)
+                return False
+            if self._state is not None:
+                os.close(self._state)
+            self.cells, self._state, self._reckoned, self._known = cells, descriptor, False, None
+            return True
 
     def segments(self) -> list[Segment]:
         """The segments of this moment, oldest first."""
@@ -292,6 +320,7 @@ class Partition:
         """Let go of all files."""
         with self._mutex:
             self._let_go()
+            self._reckoned = False
             if self._state is not None:
                 os.close(self._state)
                 self._state = None
@@ -335,7 +364,7 @@ class Partition:
         self._check_format()
         if not is_current(self.cells) or not is_whole(self.directory, self.cells):
             private = bytearray(self.cells.tobytes())
-            self.cells = memoryview(private).cast("q")
+            self.cells, self._reckoned = memoryview(private).cast("q"), True
             recover(self.directory, self.cells, repair=False)
 
     def _check_format(self) -> None:

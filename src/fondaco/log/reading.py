@@ -64,9 +64,11 @@ class Reader:
 
     def _wait(self, offset: int, seconds: float) -> bool:
         """Wait until there is a record at or after `offset`; False: there is none yet. Looks ever more rarely, up to 500 times a second."""
-        cells, deadline = self._partition.cells, time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         pause, longest = _POLL_S
-        while cells[state.HIGH_OFFSET] <= offset:
+        while (cells := self._partition.cells)[state.HIGH_OFFSET] <= offset:
+            if self._partition.look_again():
+                continue
             left = deadline - time.monotonic()
             if left <= 0:
                 return False

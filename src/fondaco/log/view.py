@@ -1,8 +1,9 @@
 """View: the files of one partition as a reader that maps them itself needs them (the overlay is an index over them).
 
 Map a segment's file up to what `cells[HIGH_POSITION]` covers; what lies beyond may be half written or go away. A sealed segment never
-changes; its file may be unlinked, which leaves maps of it alone. When `cells[GENERATION]` or `cells[ACTIVE_BASE]` has changed, ask for the
-segments again. Cells: `fondaco.log.state`. Layout: docs/internals/log-format.md. Any thread.
+changes; its file may be unlinked, which leaves maps of it alone. When `cells[GENERATION]` or `cells[ACTIVE_BASE]` has changed, ask for
+the segments again, and when the view `is_stale`, for another view. Cells: `fondaco.log.state`. Layout: docs/internals/log-format.md. Any
+thread.
 """
 
 from __future__ import annotations
@@ -25,10 +26,17 @@ class SegmentFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PartitionView:
-    """`cells` is a memoryview of int64, live: other processes change it."""
+    """`cells` is a memoryview of int64, live: other processes change it; `is_stale` says when it is that no more."""
 
     cells: memoryview
     list_segments: Callable[[], Sequence[SegmentFile]]
+    has_other_cells: Callable[[], bool] = lambda: False
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the partition has other cells by now, so that the log is to be asked for another view. Only to who may not write to the
+        log, and came before anybody had written to the partition, or had since the machine started."""
+        return self.has_other_cells()
 
     def segments(self) -> list[SegmentFile]:
         """All segments, oldest first; the last is the one that is appended to. Empty before the first append."""

@@ -138,6 +138,15 @@ def read_cells(directory: Path) -> memoryview | None:
     return memoryview(head + rest).cast("q") if len(rest) == count * PARTITION_BYTES else None
 
 
+def read_caught_up_us(directory: Path) -> int:
+    """Everything that was appended before this moment (us since 1970) can be read; 0: no tailer has come so far. Also without a topic."""
+    try:
+        with open(directory / CELLS_FILE, "rb", buffering=0) as file:
+            return int.from_bytes(file.read(HEAD_BYTES)[8 * CAUGHT_UP_US : 8 * CAUGHT_UP_US + 8], "little")
+    except OSError:
+        return 0
+
+
 def _create(path: Path) -> None:
     """Make a file of zeros appear at once, unless somebody else is quicker."""
     path.parent.mkdir(exist_ok=True)  # not its parents: a store that was deleted must not come back as a directory

@@ -135,3 +135,11 @@ class Freshness:
         if p99_ms is not None and p99_ms > self.target_ms:
             return f"writes take {p99_ms:,.0f} ms at p99 until they can be read, and {self.target_ms} ms are the target"
         return ""
+
+
+def caught_up_us(directory: Path) -> int:
+    """Everything that was appended to a store's log before this moment (us since 1970) can be read through the overlay in `directory`.
+
+    0: no tailer has come so far yet. A store without a topic is caught up with as well, once a tailer has looked.
+    """
+    return cells_of.read_caught_up_us(directory)

@@ -76,6 +76,7 @@ class Tailer:
         """Use `Tailer.open`."""
         self.topic = topic
         self.partitions: list[PartitionTailer] = []
+        self._files: list[PartitionView] = []
         self._directory, self._log_directory, self._log, self._clock = directory, log_directory, log, clock
         self._lock, self._cells = lock, cells
         self._stop = np.zeros(1, np.int64)
@@ -130,6 +131,8 @@ class Tailer:
 
     def step(self) -> int:
         """Apply a step (8 MiB of the log) in every partition that has more; return how many records it was."""
+        if any(files.is_stale for files in self._files):
+            self._close_partitions()
         if not self._find_topic():
             return 0
         total, now_us, view = 0, self._clock.now_us, self._cells.view
@@ -157,6 +160,11 @@ class Tailer:
     def caught_up(self) -> bool:
         """Whether everything that the log holds can be read; also while there is no topic."""
         return all(partition.caught_up for partition in self.partitions)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the overlay was removed, and perhaps made anew: nobody reads what this tailer goes on to make."""
+        return self._cells.replaced
 
     def stop(self) -> None:
         """Make `run` return, and `run_once` break off, soon. From any thread."""
@@ -233,7 +241,7 @@ class Tailer:
         # Which run of the machine and which topic the index is of, only now that all partitions that cannot be trusted say so themselves
         view[cells_of.BOOT], view[cells_of.TOPIC] = boot_id(), identity
         view[cells_of.PARTITIONS] = len(files)
-        self.partitions = partitions
+        self.partitions, self._files = partitions, files
         self._epoch()
 
     def _forget_topic(self) -> None:
@@ -252,7 +260,7 @@ class Tailer:
     def _close_partitions(self) -> None:
         for partition in self.partitions:
             partition.close()
-        self.partitions = []
+        self.partitions, self._files = [], []
 
     def close(self) -> None:
         """Let others tail. Everything applied stays readable."""
