@@ -242,7 +242,7 @@ def draw_outside(key: np.uint64, columns: int, total: int, sums: F64Array, entry
         rest = unit(x) * left_mass
         seen, begin, last = 0.0, 0, -1
         for j in range(members.size + 1):
-            end = np.int64(members[j]) if j < members.size else total
+            end = int(members[j]) if j < members.size else total
             if end > begin:
                 base = sums[begin - 1] if begin > 0 else 0.0
                 gap = sums[end - 1] - base

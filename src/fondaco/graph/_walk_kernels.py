@@ -360,9 +360,9 @@ def walk_on(
                         clock = clocks[i] if temporal else NEVER
                         a, partition, position = choose(tables, first, last, node, clock, bound, weighted, mix(stream, _U1))
                         if partition < 0:
-                            result, to = ELSEWHERE, -1
+                            result, to = ELSEWHERE, np.int64(-1)
                         elif position < 0:
-                            result, to = DONE, -1
+                            result, to = DONE, np.int64(-1)
                         else:
                             result, to = _MOVED, load_i32(tables[a, partition, INDICES] + 4 * position)
                             if temporal and tables[a, partition, TIMES] != 0:
