@@ -114,13 +114,17 @@ class OpenGraph:
         node_features: by (position of the node type, name); edge_features: by (number of the adjacency, name). Without those of stores.
     """
 
-    def __init__(self, directory: Path, *, held: Iterable[int] | None = None, verify: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, held: Iterable[int] | None = None, shard: tuple[int, int] | None = None, verify: bool = False
+    ) -> None:
         """Use `open_version`."""
         self.directory = directory
         self.manifest: GraphManifest = read_manifest(directory)
         self.name, self.version = self.manifest.graph, self.manifest.version
         self.schema: GraphSchema = self.manifest.schema
         self.partitions = self.manifest.partitions
+        if shard is not None:
+            held = shard_partitions(self.partitions, *shard)
         self.held = frozenset(range(self.partitions) if held is None else held)
         if not self.held <= frozenset(range(self.partitions)):
             raise InputError(f"graph {self.name!r} v{self.version} has partitions 0 to {self.partitions - 1}, not {sorted(self.held)}")
@@ -278,17 +282,36 @@ class OpenGraph:
         )
 
 
-def open_version(layout: GraphLayout, number: int, held: Iterable[int] | None = None, *, verify: bool = False) -> OpenGraph:
+def shard_partitions(partitions: int, shard: int, shards: int) -> range:
+    """The partitions that shard `shard` of `shards` holds, of a version with so many: each lies in one shard, in order.
+
+    Raises:
+        InputError: no such shard.
+    """
+    if not 0 <= shard < shards:
+        raise InputError(f"shard {shard}/{shards} does not exist: shards of {shards} are 0 to {shards - 1}")
+    first, after = (-(-number * partitions // shards) for number in (shard, shard + 1))
+    return range(first, after)
+
+
+def open_version(
+    layout: GraphLayout,
+    number: int,
+    held: Iterable[int] | None = None,
+    *,
+    shard: tuple[int, int] | None = None,
+    verify: bool = False,
+) -> OpenGraph:
     """Open one version. Files that are opened for the first time are read whole and checked; `verify`: all of them again.
 
     Args:
-        held: the partitions to map; None: all.
+        held: the partitions to map; None: all. shard: (i, n) instead: those of shard i of n.
     Raises:
         FileNotFoundError: there is no such version (any more), or one of its files is not there.
         CorruptFileError, FormatVersionError: a file cannot be trusted, or not be read; names file and section.
         InputError: no such partitions.
     """
-    return OpenGraph(layout.version(number), held=held, verify=verify)
+    return OpenGraph(layout.version(number), held=held, shard=shard, verify=verify)
 
 
 class _Taker:

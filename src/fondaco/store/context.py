@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fondaco.catalog import Catalog, StoreRow
+from sqlalchemy.engine import Connection
+
+from fondaco.catalog import Catalog, StoreRow, VersionRow, stores, versions
+from fondaco.catalog.generations import Generations
 from fondaco.core.clock import Clock
 from fondaco.core.config import GovernorConfig, LogConfig, StoreConfig
 from fondaco.store.layout import StoreLayout
@@ -42,6 +45,23 @@ class StoreContext:
     def name(self) -> str:
         """The store's name."""
         return self.row.name
+
+    @property
+    def keep(self) -> int:
+        """How many versions are kept, the current one included."""
+        return self.settings.keep
+
+    @property
+    def generations(self) -> Generations[VersionRow]:
+        """The store's versions in the catalog."""
+        return versions.GENERATIONS
+
+    def check_live(self, connection: Connection) -> None:
+        """
+        Raises:
+            StoreNotFoundError: the store was deleted.
+        """
+        stores.check_live(connection, self.row)
 
     @property
     def topic(self) -> str:
