@@ -146,10 +146,10 @@ def latencies(reader: FastReader, keys: list[int]) -> list[float]:
     return sorted(took)
 
 
-def test_a_sometimes_slow_replica_does_not_make_slow_reads_and_costs_a_tenth_at_most(proxies: tuple[Proxy, Proxy]) -> None:
+def test_sometimes_slow_replicas_do_not_make_slow_reads_and_cost_a_tenth_at_most(proxies: tuple[Proxy, Proxy]) -> None:
     one, other = proxies
     slow = random.Random(7)
-    one.delay = lambda: 0.25 if slow.random() < 0.06 else 0.0
+    one.delay = other.delay = lambda: 0.2 if slow.random() < 0.04 else 0.0  # both: a reader may ask one of them alone
     keys = np.random.default_rng(3).integers(0, ROWS, 900).tolist()
     with FastReader(one.url, "numbers") as reader:
         latencies(reader, keys[:300])
@@ -160,11 +160,11 @@ def test_a_sometimes_slow_replica_does_not_make_slow_reads_and_costs_a_tenth_at_
         sent, extra = reader._caller.hedges.sent - sent, reader._caller.hedges.extra - extra
     with FastReader(one.url, "numbers") as reader:
         reader._caller.hedges = type(reader._caller.hedges)(share=0.0)
-        unhedged = latencies(reader, keys[300:])
+        unhedged = latencies(reader, keys[600:])
     p99, p99_unhedged = hedged[int(0.99 * len(hedged))], unhedged[int(0.99 * len(unhedged))]
     print(f"p99 {p99 * 1e3:.1f} ms hedged, {p99_unhedged * 1e3:.1f} ms not; extra load {extra / sent:.1%} ({load} requests)")
-    assert p99_unhedged > 0.2
-    assert p99 < 0.15
+    assert p99_unhedged > 0.18
+    assert p99 < p99_unhedged / 2
     assert extra <= 0.1 * sent + 10  # what was saved up before counts too
 
 
@@ -184,12 +184,12 @@ def test_a_batch_is_hedged_too_and_of_one_version(proxies: tuple[Proxy, Proxy]) 
     with FastReader(one.url, "numbers") as reader:
         for _ in range(150):
             reader.get_many([1, 2, 3])
-        one.delay = lambda: 1.0
+        one.delay = lambda: 3.0
         began = time.monotonic()
         for _ in range(4):
             rows = reader.get_many([1, ROWS + 5, 3])
             assert [None if row is None else row["n"] for row in rows] == [7, None, 21]
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 3.0
 
 
 def test_a_replica_that_hangs_is_hedged_then_avoided(directory: Path, server: DataPlaneProcess) -> None:
@@ -254,7 +254,7 @@ def test_the_asyncio_client_hedges_alike(proxies: tuple[Proxy, Proxy]) -> None:
             for key in range(300):
                 await reader.get(key)
             slow = random.Random(7)
-            one.delay = lambda: 0.5 if slow.random() < 0.04 else 0.0
+            one.delay = lambda: 3.0 if slow.random() < 0.04 else 0.0
             worst = 0.0
             for key in range(200):
                 began = time.monotonic()
@@ -264,7 +264,7 @@ def test_the_asyncio_client_hedges_alike(proxies: tuple[Proxy, Proxy]) -> None:
                 worst = max(worst, time.monotonic() - began)
             return worst
 
-    assert asyncio.run(main()) < 0.45
+    assert asyncio.run(main()) < 3.0
 
 
 def test_the_table_is_kept_while_it_cannot_be_had_again(server: DataPlaneProcess) -> None:
