@@ -20,6 +20,7 @@ _NOUNS = {
     "quickstart": "Run the main job on real data: from raw flights to an online prediction.",
     "store": "Create, list and steer stores: versions, swap, rollback, pushes.",
     "push": "Push a file or folder of data into a store as a new version.",
+    "graph": "Build, list, serve and steer graphs: versions, swap, rollback, samples.",
     "up": "Run the servers of a platform: data plane, control API, tailer.",
     "token": "Make, list and revoke the tokens that callers show.",
     "quota": "Set and list how much of a store a caller may use.",
