@@ -33,6 +33,10 @@ NAMES = (
     "served_get",
     "served_batch",
     "hedging",
+    "graph_build",
+    "graph_sample",
+    "graph_served",
+    "graph_scale",
 )
 
 

@@ -106,6 +106,10 @@ class Report:
         """Add a finding whose goal is an absolute limit."""
         self.findings.append(Finding(question, figure, "", None, f"<= {at_most:g} {unit}", value <= at_most))
 
+    def found_floor(self, question: str, figure: str, *, value: float, at_least: float, unit: str) -> None:
+        """Add a finding whose goal is an absolute rate."""
+        self.findings.append(Finding(question, figure, "", None, f">= {at_least:g} {unit}", value >= at_least))
+
     def note(self, text: str) -> None:
         """Keep a remark, and say it now."""
         self.notes.append(text)

@@ -1,7 +1,7 @@
 """Peers: which are installed, and those that are servers or live in an environment of their own.
 
-A benchmark runs without a peer that is missing, and says so. `benchmarks/install_peers.sh` installs Redis and Feast; the others come
-with `pip install -e '.[bench]'`.
+A benchmark runs without a peer that is missing, and says so. `benchmarks/install_peers.sh` installs Redis, Feast and DeepGNN; the
+others come with `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,8 @@ from benchmarks._harness import Report
 from benchmarks._machine import ROOT
 
 _FEAST_PYTHON = ROOT / ".venv-feast" / "bin" / "python"
+_DEEPGNN_PYTHON = ROOT / ".venv-deepgnn" / "bin" / "python"
+_DEEPGNN_SCRIPT = Path(__file__).with_name("_deepgnn_worker.py")
 _START_S = 10.0
 
 
@@ -46,6 +49,14 @@ def have_feast(report: Report) -> bool:
     """Whether Feast's own environment exists."""
     if not _FEAST_PYTHON.exists():
         report.note("ran without Feast: no .venv-feast (benchmarks/install_peers.sh)")
+        return False
+    return True
+
+
+def have_deepgnn(report: Report) -> bool:
+    """Whether DeepGNN's own environment exists."""
+    if not _DEEPGNN_PYTHON.exists():
+        report.note("ran without DeepGNN: no .venv-deepgnn (benchmarks/install_peers.sh)")
         return False
     return True
 
@@ -103,19 +114,23 @@ class RedisServer:
         self._stop()
 
 
-class FeastWorker:
-    """A process in Feast's environment that runs `_feast_worker.py`: one JSON request a line in, one JSON answer a line out.
+class Worker:
+    """A process that answers one JSON request a line with one JSON answer a line, until its input ends.
 
-    It idles between requests, so that paths can alternate with others in this process.
+    It idles between requests, so that paths can alternate with others; one thread asks at a time.
     """
 
+    def __init__(self, noun: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self._noun, self._command, self._env = noun, list(command), {**os.environ, **(env or {})}
+
     def __enter__(self) -> Self:
-        script = Path(__file__).with_name("_feast_worker.py")
-        quiet = {**os.environ, "FEAST_USAGE": "False", "PYTHONWARNINGS": "ignore"}
-        self._process = subprocess.Popen(
-            [str(_FEAST_PYTHON), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet
-        )
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._env, cwd=ROOT)
         return self
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for the answer.
@@ -129,10 +144,10 @@ class FeastWorker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the Feast worker ended with status {self._process.wait()}")
+            raise RuntimeError(f"the worker of {self._noun} ended with status {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(f"Feast: {answer['error']}")
+            raise RuntimeError(f"{self._noun}: {answer['error']}")
         return answer
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -145,3 +160,54 @@ class FeastWorker:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+class FeastWorker(Worker):
+    """A process in Feast's environment that runs `_feast_worker.py`."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("_feast_worker.py")
+        super().__init__("Feast", [str(_FEAST_PYTHON), str(script)], {"FEAST_USAGE": "False", "PYTHONWARNINGS": "ignore"})
+
+
+class DeepgnnWorker(Worker):
+    """A process in DeepGNN's environment that runs `_deepgnn_worker.py`: converter and clients."""
+
+    def __init__(self) -> None:
+        super().__init__("DeepGNN", [str(_DEEPGNN_PYTHON), str(_DEEPGNN_SCRIPT)])
+
+
+class DeepgnnServer:
+    """One of DeepGNN's gRPC servers on 127.0.0.1 and a free port, with its share of the partitions of a folder."""
+
+    def __init__(self, directory: Path, index: int, count: int) -> None:
+        self._arguments = [str(directory), str(index), str(count)]
+
+    def __enter__(self) -> Self:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        directory, index, count = self._arguments
+        command = [str(_DEEPGNN_PYTHON), str(_DEEPGNN_SCRIPT), "serve", directory, str(port), index, count]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"DeepGNN's server did not start (status {self._process.wait()})")
+        self.address = f"127.0.0.1:{port}"
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the peers that pip's `bench` extra cannot bring: Debian's redis-server, and Feast in an environment of its own (.venv-feast).
+# Install the peers that pip's `bench` extra cannot bring: Debian's redis-server, and, each in an environment of its own, Feast
+# (.venv-feast) and DeepGNN (.venv-deepgnn).
 # Idempotent. Redis is not started here: benchmarks start one of their own on 127.0.0.1 and stop it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -21,4 +22,12 @@ else
     echo "Feast: installing into .venv-feast"
     "${PYTHON:-python3}" -m venv .venv-feast
     .venv-feast/bin/pip install -q -c benchmarks/feast-constraints.txt 'feast[duckdb,redis]' hiredis
+fi
+
+if .venv-deepgnn/bin/python -c 'import deepgnn' 2>/dev/null; then
+    echo "DeepGNN: already here"
+else
+    echo "DeepGNN: installing into .venv-deepgnn"
+    "${PYTHON:-python3}" -m venv .venv-deepgnn
+    .venv-deepgnn/bin/pip install -q 'deepgnn-ge==0.1.66'
 fi

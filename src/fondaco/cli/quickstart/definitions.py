@@ -6,10 +6,14 @@ before its scheduled departure) would find its own delay in its own history; the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from fondaco import features as ft
 from fondaco.cli.quickstart.data import LATE_MINUTES, Flights
+from fondaco.cli.quickstart.graph import flat_names
 
 SET_NAME = "late_departure"
 LIVE_NAME = "late_departure_live"
@@ -40,18 +44,28 @@ class Airport(ft.Entity):
     origin: str
 
 
+class Destination(ft.Entity):
+    """An airport to fly to."""
+
+    dest: str
+
+
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """The feature set that the model reads, and its features by group (for the question of what each group is worth); and the part of it
-    that a day of events keeps fresh, with stores of its own, because a replay begins before the day that it replays."""
+    """The feature set that the model reads, and the columns of its features by group (for the question of what each group is worth); and
+    the part of it that a day of events keeps fresh, with stores of its own, because a replay begins before the day that it replays."""
 
     feature_set: ft.FeatureSet
     live_set: ft.FeatureSet
     groups: dict[str, tuple[str, ...]]
 
 
-def define_features(data: Flights) -> Definitions:
-    """Define, over the tables, everything the model reads. Nothing is computed here."""
+def define_features(data: Flights, embeddings: Mapping[str, pa.Table]) -> Definitions:
+    """Define, over the tables, everything the model reads. Nothing is computed here.
+
+    Args:
+        embeddings: of the nodes of the graph of flights (`graph`), a table a node type.
+    """
     flights = ft.Table(data.flights, name="flights", time="scheduled_at", known_at="known_at", key=[Plane, Carrier, Route])
     weather = ft.Table(data.weather, name="weather", time="observed_at", known_at="known_at", key=Airport)
     planes = ft.Table(data.planes, name="planes", key=Plane)
@@ -99,9 +113,35 @@ def define_features(data: Flights) -> Definitions:
         engines: ft.Int64 = p.engines
         built_year: ft.Int64 = p.built_year
 
+    plane_nodes = ft.Table(embeddings["plane"], name="plane_nodes", key=Plane)
+    carrier_nodes = ft.Table(embeddings["carrier"], name="carrier_nodes", key=Carrier)
+    airport_nodes = ft.Table(embeddings["airport"], name="airport_nodes", key=Destination)
+
+    class PlaneNode(ft.View[Plane], source=plane_nodes):
+        """Where the aircraft stands in the graph of flights."""
+
+        plane_node: ft.List[ft.Float32] = plane_nodes.c.embedding
+
+    class CarrierNode(ft.View[Carrier], source=carrier_nodes):
+        """And its airline."""
+
+        carrier_node: ft.List[ft.Float32] = carrier_nodes.c.embedding
+
+    class DestinationNode(ft.View[Destination], source=airport_nodes):
+        """And the airport that it flies to."""
+
+        dest_node: ft.List[ft.Float32] = airport_nodes.c.embedding
+
     views = {"weather": Weather, "plane history": PlaneHistory, "carrier": CarrierDelays, "route": RouteDelays, "plane facts": PlaneFacts}
+    groups = {group: [view] for group, view in views.items()} | {"graph": [PlaneNode, CarrierNode, DestinationNode]}
     return Definitions(
-        ft.FeatureSet(SET_NAME, list(views.values())),
+        ft.FeatureSet(SET_NAME, [view for members in groups.values() for view in members]),
         ft.FeatureSet(LIVE_NAME, [PlaneHistory, RouteDelays]),
-        {group: tuple(feature.output for feature in ft.FeatureSet(view.__name__, [view])) for group, view in views.items()},
+        {group: _columns(ft.FeatureSet(group, members)) for group, members in groups.items()},
     )
+
+
+def _columns(features: ft.FeatureSet) -> tuple[str, ...]:
+    """What the model reads of these features: an embedding is as many columns as it has numbers."""
+    named = ((feature.output, feature.dtype.kind.item is not None) for feature in features)
+    return tuple(column for name, is_list in named for column in (flat_names(name) if is_list else (name,)))

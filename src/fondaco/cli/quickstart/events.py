@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fondaco.features import oracle
-from fondaco.features.plan import Aggregate, ViewPlan, aggregates_of
+from fondaco.features.plan import Aggregate, ViewPlan, aggregates_of, columns_of
 
 MS: Final = 1000  # microseconds
 
@@ -69,8 +69,6 @@ def _rows_by_key(
     view: ViewPlan, source: pa.Table, aggregates: Sequence[Aggregate], begin_us: int, end_us: int
 ) -> dict[Key, list[dict[str, Any]]]:
     """The rows that can matter between two moments, by key; times as microseconds, only the columns that the view reads."""
-    from fondaco.features.plan import columns_of
-
     time, known_at = view.scan.time, view.scan.known_at
     assert time is not None
     used = {column for node in aggregates for column in columns_of(node)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,20 @@ import pyarrow.compute as pc
 
 import fondaco
 from fondaco.cli.quickstart.data import Flights, read_flights
-from fondaco.cli.quickstart.definitions import LIVE_NAME, SET_NAME, Airport, Carrier, Definitions, Plane, Route, define_features
+from fondaco.cli.quickstart.definitions import (
+    LIVE_NAME,
+    SET_NAME,
+    Airport,
+    Carrier,
+    Definitions,
+    Destination,
+    Plane,
+    Route,
+    define_features,
+)
+from fondaco.cli.quickstart.graph import NODE_KEYS, Embeddings, embed_flights, flat_names, flatten, push_embeddings
 from fondaco.cli.quickstart.live import FLIGHT_KEY, replay
-from fondaco.cli.quickstart.model import SCHEDULE, SEED, LateModel, score_groups, split
+from fondaco.cli.quickstart.model import SCHEDULE, SEED, TEST_FROM, LateModel, score_groups, split
 from fondaco.cli.quickstart.report import Prediction, PushFigures, ReadFigures, Report
 from fondaco.cli.quickstart.tiers import compare_tiers, servers
 from fondaco.core.clock import from_us, to_us
@@ -37,7 +48,15 @@ Say = Callable[[str], None]
 LABEL_COLUMNS = ["tailnum", "carrier", "flight", "origin", "dest", "scheduled_at", "dep_delay", *SCHEDULE]
 PREDICTED_AFTER = datetime.fromisoformat("2013-12-30T22:00:00+00:00")  # the worked prediction: the first UA flight from here on
 DAY_BEGINS = datetime.fromisoformat("2013-12-30T05:00:00+00:00")  # the day of that flight: midnight in New York
-KEYS = {"flights": FLIGHT_KEY, "Plane": ("tailnum",), "Carrier": ("carrier",), "Route": ("origin", "dest"), "Airport": ("origin",)}
+KEYS = {
+    "flights": FLIGHT_KEY,
+    "Plane": ("tailnum",),
+    "Carrier": ("carrier",),
+    "Route": ("origin", "dest"),
+    "Airport": ("origin",),
+    "Destination": ("dest",),
+}
+KEYS |= {kind: (column,) for kind, column in NODE_KEYS.items()}
 GETS = 20_000
 BATCHES = 200
 BATCH_KEYS = 1000
@@ -54,17 +73,20 @@ def run(directory: Path, say: Say) -> Report:
     with fondaco.open(directory) as platform:
         say("reading the flights of 2013")
         data = read_flights()
-        definitions = define_features(data)
+        embeddings = embed_flights(platform, data, until=TEST_FROM, say=say)
+        definitions = define_features(data, embeddings.tables)
         labels = data.flights.select(LABEL_COLUMNS)
         report = Report(
             str(directory),
             flights=labels.num_rows,
             cancelled=int(pc.sum(data.flights["cancelled"]).as_py()),
-            features=len(definitions.feature_set) + len(SCHEDULE),
+            features=sum(map(len, definitions.groups.values())) + len(SCHEDULE),
+            graph=embeddings.figures,
         )
         table = _training_set(platform, definitions, labels, report, say)
         model = _train(table, definitions, report, say)
         flight = _flight_to_predict(labels)
+        _push_embeddings(platform, embeddings, report, say)
         _push_flights(platform, table, model.columns, report, say)
         _live(platform, data, definitions, table, model, to_us(flight["scheduled_at"]), report, say)
         _publish(platform, definitions, flight["scheduled_at"], report, say)
@@ -78,7 +100,7 @@ def run(directory: Path, say: Say) -> Report:
 def _training_set(platform: Platform, definitions: Definitions, labels: pa.Table, report: Report, say: Say) -> pa.Table:
     say(f"computing a point-in-time-correct training set: {labels.num_rows:,} flights x {len(definitions.feature_set)} features")
     begun = time.perf_counter()
-    table = platform.training_set(definitions.feature_set, labels=labels, at="scheduled_at").to_arrow()
+    table = flatten(platform.training_set(definitions.feature_set, labels=labels, at="scheduled_at").to_arrow())
     report.training_set_seconds = time.perf_counter() - begun
     report.labels = table.num_rows
     return table
@@ -111,6 +133,13 @@ def _flight_to_predict(labels: pa.Table) -> dict[str, Any]:
     )
     found: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
     return found
+
+
+def _push_embeddings(platform: Platform, embeddings: Embeddings, report: Report, say: Say) -> None:
+    say(f"pushing the embeddings of {embeddings.figures.embedded:,} nodes")
+    before = {name: platform.store(name).current for name in platform.stores()}
+    for push in push_embeddings(platform, embeddings):
+        _note_push(push, before.get(push.store), report, say)
 
 
 def _push_flights(platform: Platform, table: pa.Table, columns: Sequence[str], report: Report, say: Say) -> None:
@@ -199,8 +228,9 @@ def _time_each(call: Callable[[Any], object], arguments: list[Any]) -> npt.NDArr
 
 
 def _predict(platform: Platform, definitions: Definitions, model: LateModel, table: pa.Table, flight: dict[str, Any]) -> Prediction:
-    keys = (Plane(flight["tailnum"]), Carrier(flight["carrier"]), Route(flight["origin"], flight["dest"]), Airport(flight["origin"]))
-    online = platform.get(definitions.feature_set, *keys, at=flight["scheduled_at"])
+    route = Route(flight["origin"], flight["dest"])
+    keys = (Plane(flight["tailnum"]), Carrier(flight["carrier"]), route, Airport(flight["origin"]), Destination(flight["dest"]))
+    online = _flat(platform.get(definitions.feature_set, *keys, at=flight["scheduled_at"]))
     row = table.slice(flight["row"], 1).to_pylist()[0]
     values = {name: flight[name] if name in SCHEDULE else online[name] for name in model.columns}
     equal = sum(_equal(value, row[name]) for name, value in values.items())
@@ -214,6 +244,14 @@ def _predict(platform: Platform, definitions: Definitions, model: LateModel, tab
         probability_late=float(model.probability(vector)[0]),
         happened=f"it left {abs(delay):.0f} minutes {'late' if delay > 0 else 'early'}" if delay else "it left on time",
     )
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a row, each number of an embedding under its column's name."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat |= dict(zip(flat_names(name), value, strict=True)) if isinstance(value, (list, np.ndarray)) else {name: value}
+    return flat
 
 
 def _equal(online: float | None, offline: float | None) -> bool:

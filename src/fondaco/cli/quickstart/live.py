@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from fondaco.store.reader import StoreReader
     from fondaco.store.writer import StoreWriter
 
-FRESH_GROUPS: Final = {"Plane": "plane history", "Route": "route"}  # entity -> the group of its windowed features
 FLIGHT_KEY: Final = ("carrier", "flight", "scheduled_at")
-KEY_COLUMNS: Final = {"Plane": ("tailnum",), "Route": ("origin", "dest")}
 SPEED_UP: Final = 10_000
 WRITER: Final = "flights-replay"
 
@@ -85,7 +83,7 @@ def replay(
     chosen = pc.and_(pc.and_(pc.greater(scheduled, begin_us), pc.less_equal(scheduled, end_us)), pc.is_valid(table["dep_delay"]))
     flights = table.filter(chosen).sort_by("scheduled_at")
     with contextlib.ExitStack() as stack:
-        stores = {entity: platform.store(f"{LIVE_NAME}.{entity}") for entity in FRESH_GROUPS}
+        stores = {entity: platform.store(f"{LIVE_NAME}.{entity}") for entity in (view.key.entity for view in views)}
         readers = {entity: stack.enter_context(store.reader()) for entity, store in stores.items()}
         writers = {entity: stack.enter_context(store.writer(WRITER)) for entity, store in stores.items()}
         say(f"reading {flights.num_rows:,} flights' features at their departures while {len(todo):,} changes are written")
@@ -114,11 +112,12 @@ def _score(
     """(late flights, AUC with yesterday's features, with fresh ones, values equal to the training set's, values compared)."""
     from sklearn.metrics import roc_auc_score
 
-    fresh_columns = {entity: definitions.groups[group] for entity, group in FRESH_GROUPS.items()}
+    views = definitions.live_set.plan().views
+    fresh_columns = {view.key.entity: [feature.name for feature in view.features] for view in views}
     offline = matrix(flights, model.columns)
     yesterday, fresh = offline.copy(), offline.copy()
-    keys = {entity: _keys(flights, columns) for entity, columns in KEY_COLUMNS.items()}
-    empty = {name: oracle.empty_value(view, name) for view in definitions.live_set.plan().views for name in (f.name for f in view.features)}
+    keys = {view.key.entity: _keys(flights, view.key.columns) for view in views}
+    empty = {name: oracle.empty_value(view, name) for view in views for name in fresh_columns[view.key.entity]}
 
     def fill(target: FloatMatrix, number: int, entity: str, row: Mapping[str, Any] | None) -> None:
         """Put what was read for a flight into its places. A key that is not there has no rows; no key has no features."""
@@ -162,20 +161,24 @@ def _get_many(reader: StoreReader, keys: Sequence[Any]) -> Iterator[Mapping[str,
 # -- how fast it goes -----------------------------------------------------------------------------------------------------------------
 
 
+def _key(change: Change) -> Any:
+    """The change's key as its store takes it."""
+    return change.key[0] if len(change.key) == 1 else change.key
+
+
 def _write(writers: Mapping[str, StoreWriter], change: Change) -> Any:
-    key = change.key[0] if len(change.key) == 1 else change.key
-    return writers[change.entity].put(key, change.values, timestamp_ms=change.at_us // MS)
+    return writers[change.entity].put(_key(change), change.values, timestamp_ms=change.at_us // MS)
 
 
 def _as_fast_as_possible(readers: Mapping[str, StoreReader], writers: Mapping[str, StoreWriter], todo: Sequence[Change]) -> float:
     begun = time.perf_counter()
-    last: dict[str, Any] = {}
+    last: dict[str, Change] = {}
     for change in todo:
-        last[change.entity] = (change, _write(writers, change))
+        _write(writers, change)
+        last[change.entity] = change
     for entity, writer in writers.items():
         positions = writer.flush()
-        key = last[entity][0].key
-        readers[entity].get(key[0] if len(key) == 1 else key, min_position=positions)
+        readers[entity].get(_key(last[entity]), min_position=positions)
     return len(todo) / (time.perf_counter() - begun)
 
 
@@ -195,7 +198,7 @@ def _paced(
         called = time.perf_counter()
         position = _write(writers, change)
         writers[change.entity].flush()
-        readers[change.entity].get(change.key[0] if len(change.key) == 1 else change.key, min_position=position)
+        readers[change.entity].get(_key(change), min_position=position)
         taken.append(time.perf_counter() - called)
     p50, p99 = np.percentile(np.array(taken) * 1e3, [50, 99])
     return Freshness(len(taken), float(p50), float(p99))

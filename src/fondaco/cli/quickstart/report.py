@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+from fondaco.cli.quickstart.graph import GraphFigures
 from fondaco.cli.quickstart.live import Freshness, LiveFigures
 from fondaco.cli.quickstart.model import GroupScore
 from fondaco.cli.quickstart.tiers import TierFigures
@@ -59,6 +60,7 @@ class Report:
     flights: int
     cancelled: int
     features: int
+    graph: GraphFigures
     labels: int = 0
     training_set_seconds: float = 0.0
     train_rows: int = 0
@@ -79,6 +81,7 @@ def print_report(report: Report) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
+    _print_graph(console, report.graph)
     _print_training(console, report)
     _print_groups(console, report)
     _print_pushes(console, report)
@@ -98,6 +101,16 @@ def _table(console: Console, title: str, *columns: str) -> Table:
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right")
     return table
+
+
+def _print_graph(console: Console, graph: GraphFigures) -> None:
+    table = _table(console, "Graph of flights: planes, airports and carriers, each flight four timed edges", "", "")
+    table.add_row("nodes, edges", f"{graph.nodes:,}, {graph.edges:,}")
+    table.add_row("edges a second to build a version", f"{graph.edges / graph.build_seconds:,.0f}")
+    table.add_row("steps of walks, none past September; steps a second", f"{graph.steps:,}, {graph.steps_per_second:,.0f}")
+    table.add_row("nodes embedded", f"{graph.embedded:,}")
+    table.add_row(f"seconds to learn from {graph.pairs:,} pairs of nodes", f"{graph.train_seconds:.1f}")
+    console.print(table)
 
 
 def _print_training(console: Console, report: Report) -> None:
