@@ -1,0 +1,62 @@
+"""NumPy answers as torch tensors: without a copy wherever torch can take the memory as it is.
+
+A tensor keeps the array under it alive, and through it whatever holds the memory (a map, a region of shared memory, a buffer of
+`buffers`). torch cannot mark a tensor as read-only, so a read-only array is copied once: writing into a tensor must never reach a file.
+Pure; any thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fondaco.graph.answers import BytesColumn, FeatureColumn, SparseColumn
+
+Held: TypeAlias = "torch.Tensor | list[bytes] | npt.NDArray[Any]"
+"""What stands in a batch: a tensor; bytes as a list; ids that are strings as an object array."""
+
+
+def tensor_of(array: npt.NDArray[Any]) -> torch.Tensor:
+    """The numbers of `array` as a tensor of the same dtype and shape (ml_dtypes' bfloat16 becomes torch.bfloat16)."""
+    if array.dtype.name == "bfloat16":
+        return tensor_of(array.view(np.int16)).view(torch.bfloat16)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(array)
+
+
+def ids_of(ids: npt.NDArray[Any]) -> Held:
+    """Ids of nodes: an int64 tensor, or the object array of strings as it is (torch has no strings)."""
+    return ids if ids.dtype.kind in "OU" else tensor_of(ids)
+
+
+def feature_of(column: FeatureColumn) -> Held:
+    """A feature's rows: dense and sparse (COO, coalesced) as tensors, bytes as a list."""
+    if isinstance(column, SparseColumn):
+        return _coo(column)
+    return column.tolist() if isinstance(column, BytesColumn) else tensor_of(column)
+
+
+def array_of(values: object) -> npt.NDArray[Any]:
+    """`values` (tensor, array or sequence) as an array, without a copy where there is one."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def message_index(edge_index: npt.NDArray[np.int64], direction: str) -> torch.Tensor:
+    """Edges as messages, int64 [2, edges]: row 0 the sampled neighbour that sends, row 1 the node it was drawn for, that receives.
+
+    Along the edges ("out") the neighbour is the edge's target, so rows change places (one copy); against them ("in") they stay.
+    """
+    index = tensor_of(edge_index)
+    return index.flip(0) if direction == "out" else index
+
+
+def _coo(column: SparseColumn) -> torch.Tensor:
+    rows = np.repeat(np.arange(column.shape[0]), np.diff(column.indptr))
+    ascending = bool(np.all((np.diff(column.indices) > 0) | (np.diff(rows) > 0)))
+    index = torch.stack((torch.from_numpy(rows), tensor_of(column.indices)))
+    values = torch.sparse_coo_tensor(index, tensor_of(column.values), column.shape, check_invariants=False, is_coalesced=ascending)
+    return values if ascending else values.coalesce()
