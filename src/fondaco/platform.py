@@ -1,4 +1,4 @@
-"""Platform: one directory, opened; wires catalog and stores, and stands above every part but the command line.
+"""Platform: one directory, opened; wires catalog, stores and graphs, and stands above every part but the command line.
 
 The directory is ours if it holds the marker file FONDACO with a format we know. An empty or new directory becomes one; any other is
 refused before anything is written. Where the directory cannot be written, reading works and every change raises ReadOnlyError.
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -30,12 +30,19 @@ from fondaco.store.context import StoreContext
 from fondaco.store.layout import DELETED, StoreLayout, write_cell
 from fondaco.store.log_handle import LOG_DIRECTORY, LogHandle, topic_of
 from fondaco.store.mirror import write_mirror
+from fondaco.store.names import DELETED_PREFIX, recover_names
 from fondaco.store.recovery import recover_if_needed
 from fondaco.store.settings import FRESHNESS_MS, StoreSettings, check_retention, check_settings
 from fondaco.store.store import Store
 
 if TYPE_CHECKING:
     from fondaco.features import Entity, FeatureColumns, FeatureRow, FeatureSet, Reason, TrainingSet
+    from fondaco.graph.context import GraphContext
+    from fondaco.graph.handle import GraphHandle
+    from fondaco.graph.pacing import Pacing
+    from fondaco.graph.registry import GraphRegistry
+    from fondaco.graph.report import BuildReport
+    from fondaco.graph.versions import GraphVersions
     from fondaco.log import Log
     from fondaco.store.report import PushReport
     from fondaco.store.store_reader import StoreReader
@@ -43,8 +50,8 @@ if TYPE_CHECKING:
 MARKER_FILE: Final = "FONDACO"
 PLATFORM_FORMAT: Final = 1
 STORES_DIRECTORY: Final = "stores"
+GRAPHS_DIRECTORY: Final = "graphs"
 RESERVED_ENDING: Final = ".rt"  # `<store>.rt` is the topic of a store's real-time writes
-_DELETED: Final = ".deleted-"
 _LOGGER = logging.getLogger(__name__)
 _MAY_BE_THERE: Final = frozenset({CONFIG_FILE, "lost+found"})  # settings written before the first start; the root of a fresh file system
 
@@ -95,8 +102,8 @@ class Platform:
         config = load_config(directory)
         if is_new:
             _create(directory)
-        holds_stores = _holds_stores(directory)  # before the catalog is looked at: it is there before any store is
-        catalog = Catalog.open(directory, url=config.catalog.url, read_only=read_only, must_exist=holds_stores)
+        holds_data = _holds_data(directory)  # before the catalog is looked at: it is there before any store or graph is
+        catalog = Catalog.open(directory, url=config.catalog.url, read_only=read_only, must_exist=holds_data)
         platform = cls(directory, config, catalog, clock or SystemClock())
         try:
             if not read_only:
@@ -249,7 +256,7 @@ class Platform:
         from fondaco.store.push import push_lock
 
         context = self._context(self.store(name)._context.row)
-        trash = self._stores / f"{_DELETED}{name}-{context.id}"
+        trash = self._stores / f"{DELETED_PREFIX}{name}-{context.id}"
         with push_lock(context):
             with self.catalog.write() as connection:
                 stores.check_live(connection, context.row)
@@ -261,6 +268,113 @@ class Platform:
             write_cell(StoreLayout(trash).current_cell, DELETED)
             self._remove_topic(name)
         remove_tree(trash)
+
+    # -- graphs ---------------------------------------------------------------------------------------------------------------------
+
+    def build_graph(
+        self,
+        name: str,
+        *,
+        nodes: Mapping[str, object] | None = None,
+        edges: Mapping[tuple[str, str, str], object] | None = None,
+        partitions: int = 1,
+        directions: Literal["out", "in", "both"] = "out",
+        undirected: bool = False,
+        keep: int | None = None,
+        swap: bool = True,
+        memory: int | str = "1GB",
+        progress: bool | None = None,
+    ) -> BuildReport:
+        """Build a version of a graph from tables; the first one makes the graph. Nothing is visible before all of it is complete.
+
+        Tables may be Arrow, pandas, Polars, record batches one after another, or paths of Parquet or CSV files, larger than memory. Their
+        columns' names say what they are; `fondaco.graph.Nodes` and `Edges` say it precisely.
+
+        Args:
+            nodes: by type, a table with a column `id` (or else its first): whole numbers or texts; `weight`, `time`, and features: every
+                other column. A type that is left out has the endpoints of its edges as nodes.
+            edges: by (source type, relation, target type), a table with `src` and `dst` (or else its first two); else as for nodes.
+            partitions: shares of the nodes, by hash, for servers to hold; no answer depends on it.
+            directions: which way edges can be followed: "out" from their source, "in" from their target, "both".
+            undirected: each edge leads both ways (its mirror is added), where both its types are one.
+            keep: versions to keep, the current one included; None: as it is, 2 for a new graph.
+            swap: make the version current once it is complete.
+            memory: bytes for buffers and sorting, as "1GB"; what is larger goes through temporary files.
+            progress: False: say nothing on stderr.
+        Raises:
+            GraphBuildError: a row that cannot be taken: table, row, column and why. InputError, SchemaError: tables that cannot be read.
+            BuildInProgressError: another process builds. DiskFullError, ReadOnlyError. The current version stays what it was.
+        """
+        from fondaco.graph.build import build_graph_version
+        from fondaco.graph.building import run_build
+
+        if self.read_only:
+            raise ReadOnlyError(str(self.directory))
+
+        def build(context: GraphContext) -> BuildReport:
+            with _GraphHome(self.directory, self).pacing(f"build {name}", progress is not False) as pacing:
+                return run_build(
+                    context,
+                    lambda directory: build_graph_version(
+                        directory,
+                        nodes=nodes,
+                        edges=edges,
+                        partitions=partitions,
+                        directions=directions,
+                        undirected=undirected,
+                        memory=memory,
+                        on_step=pacing.step,
+                        store_field=self._store_field,
+                    ),
+                    swap=swap,
+                )
+
+        return self._graphs.build(name, keep, build)
+
+    def graph(self, name: str, *, version: int | None = None) -> GraphHandle:
+        """The graph called `name`, answered in this process; close it, or use it as a context manager.
+
+        Args:
+            version: stay on this one, whatever becomes current; None: each call is answered from the current one.
+        Raises:
+            GraphNotFoundError: there is none; suggests the nearest name. VersionNotFoundError.
+            CorruptFileError, FormatVersionError: the version cannot be read; names file and section.
+        """
+        self._graphs.get(name)
+        from fondaco.graph.handle import GraphHandle
+
+        return GraphHandle(_GraphHome(self.directory, self), name, version)
+
+    def graph_versions(self, name: str) -> GraphVersions:
+        """The versions of a graph, without opening any: which there are, swap, rollback, retire. `graph(name)` has the same methods.
+
+        Raises:
+            GraphNotFoundError: there is none; suggests the nearest name.
+        """
+        from fondaco.graph.versions import GraphVersions
+
+        context = self._graphs.get(name)
+        return GraphVersions(name, context.layout.directory, lambda: context, _GraphHome(self.directory, self).pacing)
+
+    def graphs(self) -> list[str]:
+        """Names of all graphs, in order."""
+        return self._graphs.names()
+
+    def delete_graph(self, name: str) -> None:
+        """Delete a graph and all its versions. Its version numbers are not given again, should a graph of this name come back.
+
+        Those who have it open read on with the call they make, and raise NoCurrentVersionError from then on.
+
+        Raises:
+            GraphNotFoundError; BuildInProgressError: a version is being built. ReadOnlyError.
+        """
+        self._graphs.delete(name)
+
+    def _store_field(self, store: str, field: str) -> tuple[str, tuple[int, ...]]:
+        """dtype and shape of a store's field as a feature of nodes."""
+        from fondaco.graph.store_fields import feature_of_field
+
+        return feature_of_field(store, self.store(store).value_schema, field)
 
     # -- features -------------------------------------------------------------------------------------------------------------------
 
@@ -364,7 +478,9 @@ class Platform:
             self.log.delete_topic(topic)
 
     def _recover(self) -> None:
-        self._recover_names()
+        recover_names(self.catalog, self._stores, StoreLayout, self._live_stores)
+        if (self.directory / GRAPHS_DIRECTORY).is_dir():
+            self._graphs.recover()
         with self.catalog.read() as connection:
             rows = [(row, stores.value_schemas(connection, row.id)) for row in stores.all_live(connection)]
         for row, schemas in rows:
@@ -384,37 +500,44 @@ class Platform:
         window_ms = 0 if oldest_ms is None else self.clock.now_us() // 1000 - oldest_ms + context.settings.rewind_ms
         check_retention(context.name, self.config.log.retention, context.settings, window_ms)
 
-    def _recover_names(self) -> None:
-        """Finish what a crash left of creating or deleting a store: the catalog decides, the directories follow.
-
-        A directory that holds versions is no such leftover. If the catalog does not know it, the catalog is the older one of the two
-        (restored from a backup), so it is left alone.
-        """
-        if not self._stores.is_dir() or not self._strays():
-            return
-        with self.catalog.write():  # no store is created or deleted meanwhile
-            for entry in self._strays():
-                live = self._live_named_in_trash(entry)
-                if live is not None:
-                    os.rename(self._stores / entry, self._stores / live)
-                elif entry.startswith(_DELETED):
-                    remove_tree(self._stores / entry)
-                elif StoreLayout(self._stores / entry).is_blank():
-                    trash = self._stores / f"{_DELETED}{entry}-0"
-                    os.rename(self._stores / entry, trash)
-                    remove_tree(trash)
-                else:
-                    _LOGGER.warning("%s is left alone: the catalog knows no such store; was an older one restored?", self._stores / entry)
-
-    def _strays(self) -> list[str]:
-        entries = os.listdir(self._stores)
+    def _live_stores(self) -> dict[str, int]:
         with self.catalog.read() as connection:
-            names = {row.name for row in stores.all_live(connection)}
-        return [entry for entry in entries if entry not in names]
+            return {row.name: row.id for row in stores.all_live(connection)}
 
-    def _live_named_in_trash(self, entry: str) -> str | None:
-        with self.catalog.read() as connection:
-            return next((row.name for row in stores.all_live(connection) if entry == f"{_DELETED}{row.name}-{row.id}"), None)
+    @functools.cached_property
+    def _graphs(self) -> GraphRegistry:
+        from fondaco.graph.registry import GraphRegistry
+
+        return GraphRegistry(self.directory, self.catalog, self.clock)
+
+
+class _GraphHome:
+    """The platform as a graph's handle needs it (`graph.handle.GraphHome`). Where a pickled one arrives, the platform is opened when it is
+    first needed: answering from files needs none."""
+
+    def __init__(self, directory: Path, platform: Platform | None = None) -> None:
+        self.directory = directory
+        self._opened = platform
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _GraphHome, (self.directory,)
+
+    @property
+    def _platform(self) -> Platform:
+        if self._opened is None:
+            self._opened = Platform.open(self.directory, create=False)
+        return self._opened
+
+    def graph_context(self, name: str) -> GraphContext:
+        return self._platform._graphs.get(name)
+
+    def pacing(self, title: str, shown: bool) -> Pacing:
+        from fondaco.graph.pacing import Pacing
+
+        return Pacing(self.directory, self._platform.config.governor, self._platform.clock, title, shown=shown)
+
+    def open_store(self, name: str) -> StoreReader:
+        return self._platform.store(name).reader()
 
 
 def _check_marker(directory: Path) -> bool:
@@ -444,11 +567,12 @@ def _check_marker(directory: Path) -> bool:
     return False
 
 
-def _holds_stores(directory: Path) -> bool:
-    try:
-        return bool(os.listdir(directory / STORES_DIRECTORY))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+def _holds_data(directory: Path) -> bool:
+    for name in (STORES_DIRECTORY, GRAPHS_DIRECTORY):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.listdir(directory / name):
+                return True
+    return False
 
 
 @contextlib.contextmanager
