@@ -112,6 +112,12 @@ def sum_rows(indptr: int, cumulative: int, sums: F64Array) -> None:
 
 
 @njit(nogil=True, cache=True)
+def last_sum(sums: int, count: int) -> float:
+    """The last of `count` sums at an address; 0 of none."""
+    return load_f64(sums + 8 * (count - 1)) if count > 0 else 0.0
+
+
+@njit(nogil=True, cache=True)
 def pick_edges(indptr: int, cumulative: int, sums: F64Array, rests: F64Array, out: I64Array) -> None:
     """The edge (position in the partition) up to which the weights add up to more than `rests[i]`, which is below sums[-1]."""
     for i in range(rests.size):
@@ -199,6 +205,13 @@ def count_targets(indices: int, edges: int, counts: I64Array) -> None:
     """Add to counts[v] how often v stands among `edges` neighbours at the address."""
     for j in range(edges):
         counts[load_i32(indices + 4 * j)] += 1
+
+
+@njit(nogil=True, cache=True)
+def take_lengths(indptr: int, counts: I64Array) -> None:
+    """The lengths of counts.size rows. indptr: address."""
+    for row in range(counts.size):
+        counts[row] = load_i64(indptr + 8 * row + 8) - load_i64(indptr + 8 * row)
 
 
 @njit(nogil=True, cache=True)

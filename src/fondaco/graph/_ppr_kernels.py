@@ -75,6 +75,13 @@ def fill_slots(slots: I32Array, keys: I64Array, count: int) -> None:
 
 
 @njit(nogil=True, cache=True)
+def find_all(slots: I32Array, keys: I64Array, wanted: I64Array, entries: I64Array) -> None:
+    """The index in `keys` of each of `wanted`, or -1."""
+    for i in range(wanted.size):
+        entries[i] = slots[find_slot(slots, keys, wanted[i])]
+
+
+@njit(nogil=True, cache=True)
 def start(
     seed: int, keys: I64Array, residuals: F64Array, estimates: F64Array, flags: U8Array, slots: I32Array, marked: I32Array, head: I64Array
 ) -> None:

@@ -10,6 +10,7 @@ Pure functions; any thread. Importing this imports numba.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,30 +19,71 @@ import numpy.typing as npt
 from fondaco.core.errors import InputError, ProtocolError
 from fondaco.graph import _walk_kernels as kernels
 from fondaco.graph._draws import SALT_WALK, key_of, mixed
+from fondaco.graph.execution import Ask, Execution, seeds_of
 from fondaco.graph.packed import tables_of
-from fondaco.graph.queries import ALL, Arrays
-from fondaco.graph.routing import nodes_by_shard
+from fondaco.graph.queries import ALL, Arrays, Node2Vec, RandomWalk, put_ids
 from fondaco.graph.sampling import writable
 from fondaco.graph.schema import GraphSchema
-from fondaco.graph.shards import Find, Hop, ShardRequest, Shards, WalkOn
+from fondaco.graph.shards import Find, Hop, WalkOn
 
 if TYPE_CHECKING:
-    from fondaco.graph.deadlines import Deadline
     from fondaco.graph.opened import OpenGraph
 
 I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
 U8Array = npt.NDArray[np.uint8]
 
-_STATE: Final = ("step", "phase", "node", "previous", "attempt", "clock")
+LENGTH_MAX: Final = 1 << 20
+_STATE: Final = {"phase": np.int32, "node": np.int32, "previous": np.int32, "attempt": np.int32, "clock": np.int64}
 
 
-def check_walk(schema: GraphSchema, query: WalkOn) -> list[str]:
-    """The node type that each turn of the path starts from.
+def random_walk(execution: Execution, query: RandomWalk, arrays: Arrays) -> Arrays:
+    """The answer to `RandomWalk`."""
+    steps = tuple((name,) for name in query.edge_types)
+    plan = WalkOn(
+        steps=steps, direction=query.direction, length=query.length, weighted=query.weighted, restart=query.restart, seed=query.seed
+    )
+    return _answer(execution, plan, query.node_type, arrays, pad=query.pad)
+
+
+def node2vec(execution: Execution, query: Node2Vec, arrays: Arrays) -> Arrays:
+    """The answer to `Node2Vec`."""
+    plan = WalkOn(
+        steps=((query.edge_type,),), direction=query.direction, length=query.length, weighted=query.weighted, p=query.p, q=query.q,
+        seed=query.seed,
+    )  # fmt: skip
+    return _answer(execution, plan, query.node_type, arrays, pad=query.pad)
+
+
+def _answer(execution: Execution, plan: WalkOn, node_type: str, arrays: Arrays, *, pad: bool) -> Arrays:
+    turns = check_walk(execution.schema, plan)
+    if turns[0][0] != node_type:
+        raise InputError(f"the first step starts at nodes of type {turns[0][0]!r}, not at {node_type!r}")
+    starts = execution.resolve(node_type, seeds_of(arrays), pad=pad)
+    walks = walk(execution, plan, starts, arrays.get("as_of"))
+    alive = walks >= 0
+    answer: Arrays = {"alive": alive}
+    columns = [node_type, *(turns[step % len(turns)][1] for step in range(plan.length))]
+    for owner in dict.fromkeys(columns):
+        among = np.array([column == owner for column in columns])
+        mask = alive if among.all() else alive & among
+        dense = walks.reshape(-1) if mask.all() else walks[mask]
+        put_ids(answer, f"walks/{owner}", execution.ids(owner, dense))
+    return answer
+
+
+def check_walk(schema: GraphSchema, query: WalkOn) -> list[tuple[str, str]]:
+    """The node types that each turn of the path leads from and to.
 
     Raises:
         InputError: the steps do not follow each other, lack weights, or ask for what does not go together. EdgeTypeNotFoundError.
     """
+    if not 0 <= query.length <= LENGTH_MAX:
+        raise InputError(f"a walk has 0 to {LENGTH_MAX} steps, not {query.length}")
+    if not 0.0 <= query.restart <= 1.0:
+        raise InputError(f"restart is a chance between 0 and 1, not {query.restart}")
+    if not (0.0 < query.p < math.inf and 0.0 < query.q < math.inf):
+        raise InputError(f"p and q are numbers above 0, not {query.p} and {query.q}")
     turns: list[tuple[int, int]] = []
     for names in query.steps:
         ends = set()
@@ -65,10 +107,10 @@ def check_walk(schema: GraphSchema, query: WalkOn) -> list[str]:
     second = query.p != 1.0 or query.q != 1.0
     if second and (len(turns) > 1 or turns[0][0] != turns[0][1] or query.temporal):
         raise InputError("p and q go with one step of edges within one node type, and not with temporal=True")
-    return [schema.nodes[from_type].name for from_type, _ in turns]
+    return [(schema.nodes[from_type].name, schema.nodes[to_type].name) for from_type, to_type in turns]
 
 
-def walk(shards: Shards, query: WalkOn, starts: I32Array, deadline: Deadline, as_of: I64Array | None = None) -> I32Array:
+def walk(execution: Execution, query: WalkOn, starts: I32Array, as_of: I64Array | None = None) -> I32Array:
     """Walk from every start.
 
     Args:
@@ -79,42 +121,55 @@ def walk(shards: Shards, query: WalkOn, starts: I32Array, deadline: Deadline, as
     Raises:
         InputError: see `check_walk`.
     """
-    from_types = check_walk(shards.schema, query)
+    from_types = [from_type for from_type, _ in check_walk(execution.schema, query)]
     walkers = _Walkers(query, starts, as_of)
     pending = np.flatnonzero((starts >= 0) & (query.length > 0))
     while len(pending):
-        deadline.check()
-        before = walkers.state["step"][pending] * (kernels.ATTEMPTS_MAX + 1) + walkers.state["attempt"][pending]
-        status = _advance(shards, walkers, from_types, pending, deadline)
-        _check(shards, walkers, from_types[0], pending[status == kernels.CHECK], deadline)
-        moved = status == kernels.ELSEWHERE
+        before = walkers.progress(pending)
+        status = np.empty(len(pending), np.uint8)
+        turns = walkers.state["phase"][pending] % len(from_types)
+        for node_type in dict.fromkeys(from_types):
+            among = np.flatnonzero(np.array([name == node_type for name in from_types])[turns])
+            status[among] = _advance(execution, walkers, node_type, pending[among])
+        moved = status != kernels.DONE
+        if (status == kernels.CHECK).any():
+            _check(execution, walkers, from_types[0], pending[status == kernels.CHECK])
         if (status == kernels.SCAN).any():
-            alive = _scan(shards, walkers, from_types[0], pending[status == kernels.SCAN], deadline)
-            moved[status == kernels.SCAN] = alive
-        moved |= status == kernels.CHECK
-        after = walkers.state["step"][pending] * (kernels.ATTEMPTS_MAX + 1) + walkers.state["attempt"][pending]
-        if (moved & (after <= before)).any():
+            moved[status == kernels.SCAN] = _scan(execution, walkers, from_types[0], pending[status == kernels.SCAN])
+        if (moved & (walkers.progress(pending) <= before)).any():
             raise ProtocolError("a shard of the graph", "it does not hold nodes of the partitions that it says it holds")
         pending = pending[moved & (walkers.state["step"][pending] < query.length)]
     return walkers.out
 
 
-def answer_walk_on(opened: OpenGraph, query: WalkOn, arrays: Arrays) -> Arrays:
-    """A shard's answer to `WalkOn`."""
-    check_walk(opened.schema, query)
+def answer(opened: OpenGraph, query: WalkOn, arrays: Arrays) -> Arrays:
+    """A shard's answer to `WalkOn`.
+
+    Raises:
+        InputError: see `check_walk`; nodes outside the graph.
+    """
+    turns = check_walk(opened.schema, query)
     names = [name for step in query.steps for name in step]
     tables = tables_of(opened).stack(opened, names, query.direction)
     bounds = np.cumsum([0, *(len(step) for step in query.steps)])
-    nodes = np.array(arrays["node"], np.int32)
-    n = len(nodes)
+    n = len(arrays["node"])
 
     def taken(name: str, dtype: type[np.int32] | type[np.int64], default: int) -> npt.NDArray[Any]:
         given = arrays.get(name)
-        return np.full(n, default, dtype) if given is None else np.array(given, dtype)
+        return np.full(n, default, dtype) if given is None else np.array(np.broadcast_to(given, n), dtype)
 
-    step, phase, attempt = taken("step", np.int32, 0), taken("phase", np.int32, 0), taken("attempt", np.int32, 0)
+    node, step, phase, attempt = (taken(name, np.int32, 0) for name in ("node", "step", "phase", "attempt"))
     previous, clock = taken("previous", np.int32, -1), taken("clock", np.int64, kernels.NEVER)
     walker, origin = taken("walker", np.int64, 0), taken("origin", np.int32, 0)
+    as_of = taken("as_of", np.int64, 0) if "as_of" in arrays else np.empty(0, np.int64)
+    counts = np.array([opened.node_table(from_type).count for from_type, _ in turns])
+    if n and (
+        min(step.min(), phase.min(), attempt.min(), node.min(), origin.min(), previous.min() + 1) < 0
+        or max(step.max(), phase.max()) > query.length
+        or (node >= counts[phase % len(turns)]).any()
+        or max(origin.max(), previous.max()) >= counts[0]
+    ):
+        raise InputError("walkers stand outside the graph, or have made more steps than they were to make")
     out = np.full((n, query.length + 1), -1, np.int32)
     status = np.empty(n, np.uint8)
     proposing = (query.p != 1.0 or query.q != 1.0) and not opened.holds_all
@@ -122,18 +177,19 @@ def answer_walk_on(opened: OpenGraph, query: WalkOn, arrays: Arrays) -> Arrays:
     first = step.copy()
     kernels.walk_on(
         tables, bounds, key_of(query.seed, 0, SALT_WALK), query.length, query.weighted, query.temporal, query.restart, query.p, query.q,
-        walker, step, phase, nodes, previous, origin, attempt, clock, _bound(arrays.get("as_of"), n), out, status, candidates,
+        walker, step, phase, node, previous, origin, attempt, clock, as_of, out, status, candidates,
     )  # fmt: skip
     made = (step - first).astype(np.int64)
-    answer: Arrays = {"made": made, "nodes": out[:, 1:].reshape(-1) if made.sum() == n * query.length else out[out >= 0], "status": status}
-    if (status != kernels.DONE).any():
-        answer |= {"phase": phase, "node": nodes, "previous": previous, "attempt": attempt, "clock": clock}
-        answer["candidates"] = candidates[status == kernels.CHECK] if proposing else candidates
-    return answer
+    nodes = out[:, 1:].reshape(-1) if made.sum() == n * query.length else out[out >= 0]
+    found: Arrays = {"made": made, "nodes": nodes, "status": status}
+    if not opened.holds_all:
+        found |= {"phase": phase, "node": node, "previous": previous, "attempt": attempt, "clock": clock}
+        found["candidates"] = candidates[status == kernels.CHECK].reshape(-1) if proposing else candidates.reshape(-1)
+    return found
 
 
 class _Walkers:
-    """Where walkers stand. `state`: by name, all [n]; `out`: int32 [n, length + 1], steps made so far."""
+    """Where walkers stand. `state`: by name, each [n]; `out`: int32 [n, length + 1], steps made so far."""
 
     def __init__(self, query: WalkOn, starts: I32Array, as_of: I64Array | None) -> None:
         n = len(starts)
@@ -144,7 +200,7 @@ class _Walkers:
         self.as_of = None if as_of is None else np.broadcast_to(as_of, n)
         self.out = np.full((n, query.length + 1), -1, np.int32)
         self.out[:, 0] = starts
-        self.candidates: I32Array = np.empty((0, kernels.CANDIDATES), np.int32)
+        self.candidates = np.empty((n, kernels.CANDIDATES), np.int32) if query.p != 1.0 or query.q != 1.0 else None
         self.state: Arrays = {
             "step": np.zeros(n, np.int32),
             "phase": np.zeros(n, np.int32),
@@ -155,11 +211,11 @@ class _Walkers:
         }
 
     def request(self, rows: I64Array) -> Arrays:
-        """The arrays of `WalkOn` for some walkers; those that say nothing are left out."""
+        """The arrays of `WalkOn` for some walkers, besides `node`; those that say nothing are left out."""
         query = self.query
-        names = ["step", "node"]
+        names = ["step"]
         names += ["phase"] if len(query.steps) > 1 else []
-        names += ["previous", "attempt"] if query.p != 1.0 or query.q != 1.0 else []
+        names += ["previous", "attempt"] if self.candidates is not None else []
         names += ["clock"] if query.temporal else []
         arrays: Arrays = {name: self.state[name][rows] for name in names}
         arrays["walker"] = self.number[rows]
@@ -169,20 +225,15 @@ class _Walkers:
             arrays["as_of"] = self.as_of[rows]
         return arrays
 
-    def take(self, rows: I64Array, answer: Arrays) -> U8Array:
-        """Put a shard's answer in its place; the status of each of `rows`."""
-        made, nodes, step = answer["made"], answer["nodes"], self.state["step"]
-        if len(nodes) == len(self.out) * self.query.length:
+    def put(self, rows: I64Array, made: I64Array, nodes: I32Array) -> None:
+        """Steps that a shard made."""
+        step = self.state["step"]
+        if nodes.size == self.out.size - len(self.out):
             self.out[:, 1:] = nodes.reshape(len(rows), -1)
         else:
             begin = np.repeat(np.cumsum(made) - made, made)
-            column = np.repeat(step[rows], made) + 1 + (np.arange(len(nodes)) - begin)
-            self.out[np.repeat(rows, made), column] = nodes
+            self.out[np.repeat(rows, made), np.repeat(step[rows], made) + 1 + (np.arange(len(nodes)) - begin)] = nodes
         step[rows] += made.astype(np.int32)
-        for name in _STATE[1:]:
-            if name in answer:
-                self.state[name][rows] = answer[name]
-        return answer["status"]
 
     def move(self, rows: I64Array, to: I32Array) -> None:
         """Second-order steps that were chosen here."""
@@ -194,95 +245,81 @@ class _Walkers:
         state["node"][rows] = to
         state["attempt"][rows] = 0
 
+    def progress(self, rows: I64Array) -> I64Array:
+        """A number that grows with every step and attempt of a walker."""
+        return self.state["step"][rows].astype(np.int64) * (kernels.ATTEMPTS_MAX + 1) + self.state["attempt"][rows]
 
-def _bound(as_of: npt.NDArray[np.int64] | None, count: int) -> I64Array:
-    """as_of as kernels take it: one entry a row, or none."""
-    return np.empty(0, np.int64) if as_of is None else np.array(np.broadcast_to(as_of, count), np.int64)
 
-
-def _advance(shards: Shards, walkers: _Walkers, from_types: list[str], pending: I64Array, deadline: Deadline) -> U8Array:
-    """Let every walker be moved by the shard of its node. Returns the status of each of `pending`; `walkers.candidates` those to check."""
-    status = np.empty(len(pending), np.uint8)
-    turns = walkers.state["phase"][pending] % len(from_types)
-    parts: list[tuple[int, I64Array]] = []
-    for node_type in dict.fromkeys(from_types):
-        among = np.flatnonzero(np.array([name == node_type for name in from_types])[turns])
-        parts += [(s, among[chosen]) for s, chosen in nodes_by_shard(shards, node_type, walkers.state["node"][pending[among]])]
-    requests = [ShardRequest(shard, walkers.query, walkers.request(pending[chosen])) for shard, chosen in parts]
-    candidates = np.empty((len(pending), kernels.CANDIDATES), np.int32)
-    for (_, chosen), answer in zip(parts, shards.ask(requests, deadline), strict=True):
-        status[chosen] = walkers.take(pending[chosen], answer)
-        checked = chosen[status[chosen] == kernels.CHECK]
-        if len(checked):
-            candidates[checked] = answer["candidates"]
-    walkers.candidates = candidates[status == kernels.CHECK]
+def _advance(execution: Execution, walkers: _Walkers, node_type: str, rows: I64Array) -> U8Array:
+    """Let walkers that stand on nodes of one type be moved by the shards of these nodes. Returns their status."""
+    if not len(rows):
+        return np.empty(0, np.uint8)
+    ask = Ask(walkers.query, execution.shards.starts(node_type), "node", walkers.state["node"][rows], walkers.request(rows))
+    parts = execution.ask_rows(ask)
+    status, made = parts.rows("status", np.uint8), parts.rows("made", np.int64)
+    walkers.put(rows, made, parts.runs(made, "nodes", np.int32))
+    if (status != kernels.DONE).any():
+        for name, dtype in _STATE.items():
+            walkers.state[name][rows] = parts.rows(name, dtype)
+    if walkers.candidates is not None and (status == kernels.CHECK).any():
+        checked = status == kernels.CHECK
+        candidates = parts.runs(np.where(checked, kernels.CANDIDATES, 0), "candidates", np.int32)
+        walkers.candidates[rows[checked]] = candidates.reshape(-1, kernels.CANDIDATES)
     return status
 
 
-def _check(shards: Shards, walkers: _Walkers, node_type: str, rows: I64Array, deadline: Deadline) -> None:
+def _check(execution: Execution, walkers: _Walkers, node_type: str, rows: I64Array) -> None:
     """Decide over the candidates of second-order steps: ask the shards of the previous nodes which are their neighbours."""
-    if not len(rows):
-        return
-    state, candidates = walkers.state, walkers.candidates
-    previous = np.ascontiguousarray(state["previous"][rows], np.int32)
+    assert walkers.candidates is not None
+    query, state, candidates = walkers.query, walkers.state, walkers.candidates[rows]
+    previous = state["previous"][rows]
     as_of = None if walkers.as_of is None else np.repeat(walkers.as_of[rows], kernels.CANDIDATES)
-    known = _neighbours(shards, walkers.query, node_type, np.repeat(previous, kernels.CANDIDATES), candidates.reshape(-1), as_of, deadline)
-    steps, attempts = state["step"][rows].astype(np.int32), state["attempt"][rows].astype(np.int32)
-    chosen = np.empty(len(rows), np.int32)
-    query = walkers.query
-    kernels.settle(walkers.key, query.p, query.q, rows, steps, previous, attempts, candidates, known.reshape(candidates.shape), chosen)
+    known = _neighbours(execution, query, node_type, np.repeat(previous, kernels.CANDIDATES), candidates.reshape(-1), as_of)
+    attempts, chosen = state["attempt"][rows], np.empty(len(rows), np.int32)
+    kernels.settle(
+        walkers.key, query.p, query.q, rows, state["step"][rows], previous, attempts, candidates, known.reshape(candidates.shape), chosen
+    )
     state["attempt"][rows] = attempts
     taken = chosen >= 0
     walkers.move(rows[taken], chosen[taken])
 
 
-def _neighbours(
-    shards: Shards, query: WalkOn, node_type: str, nodes: I32Array, targets: I32Array, as_of: I64Array | None, deadline: Deadline
-) -> U8Array:
+def _neighbours(execution: Execution, query: WalkOn, node_type: str, nodes: I32Array, targets: I32Array, as_of: I64Array | None) -> U8Array:
     """uint8 [n]: whether an edge of the walk's types leads from nodes[i] to targets[i]."""
-    requests: list[ShardRequest] = []
-    places: list[I64Array] = []
-    for shard, chosen in nodes_by_shard(shards, node_type, nodes):
-        arrays: Arrays = {"frontier": nodes[chosen], "to": targets[chosen]}
-        if as_of is not None:
-            arrays["as_of"] = as_of[chosen]
-        for name in query.steps[0]:
-            requests.append(ShardRequest(shard, Find(edge_type=name, direction=query.direction), arrays))
-            places.append(chosen)
+    by_row: Arrays = {"to": targets} if as_of is None else {"to": targets, "as_of": as_of}
+    starts = execution.shards.starts(node_type)
+    asks = [Ask(Find(edge_type=name, direction=query.direction), starts, "frontier", nodes, by_row) for name in query.steps[0]]
     known = np.zeros(len(nodes), np.uint8)
-    for chosen, answer in zip(places, shards.ask(requests, deadline), strict=True):
-        known[chosen] |= answer["edge_ids"] >= 0
+    for parts in execution.ask_many(asks):
+        known |= parts.rows("edge_ids", np.int64) >= 0
     return known
 
 
-def _scan(shards: Shards, walkers: _Walkers, node_type: str, rows: I64Array, deadline: Deadline) -> npt.NDArray[np.bool_]:
+def _scan(execution: Execution, walkers: _Walkers, node_type: str, rows: I64Array) -> npt.NDArray[np.bool_]:
     """Choose by the exact probabilities over whole lists; returns which of `rows` moved. Rare: no attempt succeeded."""
     query, state = walkers.query, walkers.state
-    nodes = np.ascontiguousarray(state["node"][rows], np.int32)
-    lists: list[list[tuple[I32Array, npt.NDArray[np.float32]]]] = [[] for _ in rows]
-    for name in query.steps[0]:
-        hop = Hop(edge_type=name, direction=query.direction, fan_out=ALL, strategy="all", weights=query.weighted)
-        parts = nodes_by_shard(shards, node_type, nodes)
-        requests = []
-        for shard, chosen in parts:
-            arrays: Arrays = {"frontier": nodes[chosen]}
-            if walkers.as_of is not None:
-                arrays["as_of"] = walkers.as_of[rows[chosen]]
-            requests.append(ShardRequest(shard, hop, arrays))
-        for (_, chosen), answer in zip(parts, shards.ask(requests, deadline), strict=True):
-            ends = np.cumsum(answer["counts"])[:-1]
-            weights = np.split(answer["weights"], ends) if query.weighted else [np.empty(0, np.float32)] * len(chosen)
-            for row, to, share in zip(chosen, np.split(answer["neighbors"], ends), weights, strict=True):
-                lists[row].append((to, share))
+    starts, nodes = execution.shards.starts(node_type), state["node"][rows]
+    by_row = None if walkers.as_of is None else {"as_of": walkers.as_of[rows]}
+    hops = [Hop(edge_type=name, direction=query.direction, fan_out=ALL, strategy="all", weights=query.weighted) for name in query.steps[0]]
+    to_parts: list[list[I32Array]] = [[] for _ in rows]
+    weight_parts: list[list[npt.NDArray[np.float32]]] = [[] for _ in rows]
+    for parts in execution.ask_many([Ask(hop, starts, "frontier", nodes, by_row) for hop in hops]):
+        counts = parts.rows("counts", np.int32)
+        ends = np.cumsum(counts)[:-1]
+        for i, to in enumerate(np.split(parts.runs(counts, "neighbors", np.int32), ends)):
+            to_parts[i].append(to)
+        if query.weighted:
+            for i, weights in enumerate(np.split(parts.runs(counts, "weights", np.float32), ends)):
+                weight_parts[i].append(weights)
     alive = np.zeros(len(rows), np.bool_)
     for i, row in enumerate(rows):
-        to = writable(np.concatenate([part for part, _ in lists[i]]), np.int32)
-        weights_of = writable(np.concatenate([share for _, share in lists[i]]), np.float32)
+        to = writable(np.concatenate(to_parts[i]), np.int32)
+        weights = writable(np.concatenate([np.empty(0, np.float32), *weight_parts[i]]), np.float32)
         previous = int(state["previous"][row])
         as_of = None if walkers.as_of is None else np.full(len(to), walkers.as_of[row])
-        known = _neighbours(shards, query, node_type, np.full(len(to), previous, np.int32), to, as_of, deadline)
+        known = _neighbours(execution, query, node_type, np.full(len(to), previous, np.int32), to, as_of)
         x = mixed(mixed(mixed(int(walkers.key), int(row)), int(state["step"][row])), 1)
-        chosen = kernels.weigh(to, weights_of, known, previous, query.p, query.q, np.uint64(x))
+        chosen = kernels.weigh(to, weights, known, previous, query.p, query.q, np.uint64(x))
         if chosen >= 0:
             alive[i] = True
             walkers.move(rows[i : i + 1], to[chosen : chosen + 1])
