@@ -335,7 +335,9 @@ class Graph(ABC):
         on_unknown: OnUnknown = "error",
         timeout_s: float | None = None,
     ) -> npt.NDArray[np.int64]:
-        """The id of the edge from each of `src` to the same entry of `dst`: int64 [n], the first of parallel ones, -1 where there is none.
+        """The id of the edge from each of `src` to the same entry of `dst`: int64 [n], -1 where there is none.
+
+        Of parallel edges the last in the list: the newest, if edges have times.
 
         Edge ids are those of one direction: an edge that is stored both ways has one in each.
         """
@@ -407,7 +409,7 @@ class Graph(ABC):
         on_unknown: OnUnknown = "error",
         timeout_s: float | None = None,
     ) -> dict[str, FeatureColumn]:
-        """Features of the edges from each of `src` to the same entry of `dst` (the first of parallel ones), one row each.
+        """Features of the edges from each of `src` to the same entry of `dst` (of parallel ones as `find_edges`), one row each.
 
         Raises:
             InputError: there is no such edge; names the first. With on_unknown="pad" its row is zeros.
@@ -552,6 +554,8 @@ class Graph(ABC):
         edge_type: Edge | None = None,
         direction: Direction = "out",
         weighted: bool = False,
+        temporal: bool = False,
+        as_of: AsOf = None,
         restart: float = 0.0,
         seed: int | None = 0,
         node_type: str | None = None,
@@ -562,7 +566,8 @@ class Graph(ABC):
 
         After a dead end the rest of the row is -1 (None in rows of strings). `metapath`: the edge type of each step; its pattern is
         repeated if `length` is longer. `restart`: before each step, the chance to go back to the start; only where the path stays within
-        one node type. Walk i is keyed by (seed, i): a node that stands twice walks twice.
+        one node type. `weighted`: steps go as edge weights. `as_of`: no edge after it (one moment, or one a walk); `temporal`: none older
+        than the edge before it, so that times ascend along the walk. Walk i is keyed by (seed, i): a node that stands twice walks twice.
         """
         schema = self.schema
         path = [self._edge(schema, edge) for edge in metapath] if metapath else [self._edge(schema, edge_type)]
@@ -585,12 +590,13 @@ class Graph(ABC):
             edge_types=tuple(edge.name for edge in path),
             direction=direction,
             weighted=bool(weighted),
+            temporal=bool(temporal),
             restart=chance,
             seed=arguments.pack_seed(seed),
             pad=arguments.pack_pad(on_unknown),
         )
         columns = [start.name, *(ends[step % len(ends)][1] for step in range(steps))]
-        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
         return _walks(schema, columns, answer.arrays)
 
     def node2vec(

@@ -110,7 +110,7 @@ class CountNeighbors(Query, frozen=True, kw_only=True, tag=True):
 
 
 class FindEdges(Query, frozen=True, kw_only=True, tag=True):
-    """The edge from each of `src` to the same entry of `dst`. Answer: edge_ids int64 [n]: the first of parallel edges; -1, none."""
+    """The edge from each of `src` to the same entry of `dst`. Answer: edge_ids int64 [n]: the last of parallel edges in list order; -1, none."""
 
     edge_type: str
     direction: Direction = "out"
@@ -145,7 +145,8 @@ class Contains(Query, frozen=True, kw_only=True, tag=True):
 
 
 class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
-    """A walk from each of `seeds`; `edge_types` one a step (a metapath), or one for all steps. `restart`: chance to go back to the start.
+    """A walk from each of `seeds`; `edge_types` one a step (a metapath), taken in turn and from the first again. `restart`: chance to go back to
+    the start; `temporal`: no edge is older than the one before it.
 
     Answer: alive bool [n, length + 1]: False after a dead end; for each node type T along the path ids(walks/T): those of the alive entries
     in the columns of that type, row by row.
@@ -156,6 +157,7 @@ class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
     edge_types: tuple[str, ...]
     direction: Direction = "out"
     weighted: bool = False
+    temporal: bool = False
     restart: float = 0.0
     seed: int = 0
     pad: bool = False

@@ -6,7 +6,7 @@ shards, into one `Shards.ask`, which sends all before it waits for any. `local.S
 what it answers depends on nothing but the graph version and the query: any replica, asked any number of times, answers the same.
 
 Arrays of a request and of its answer are written at each class. Dense ids are int32, edge ids (positions) int64, times and `as_of` int64
-microseconds. `as_of` is absent, or one entry per row. Strings: `.offsets`/`.data` as in `queries`. `pad` rows do not exist here: whoever
+microseconds. `as_of` is absent, or has one entry per row, or one for all. Strings: `.offsets`/`.data` as in `queries`. `pad` rows do not exist here: whoever
 asks removes unknown ids (-1) first, and sends a row only to the shard that holds it.
 
 Importing this is light: NumPy and msgspec. Thread rule: a `Shards` may be asked from any thread.
@@ -50,7 +50,7 @@ class NodeIds(ShardQuery, frozen=True, kw_only=True, tag=True):
 
 
 class Hop(ShardQuery, frozen=True, kw_only=True, tag=True):
-    """frontier int32 [n], as_of -> counts int64 [n], neighbors int32 [e]; as asked edge_ids int64, weights float32, times int64, all [e].
+    """frontier int32 [n], as_of -> counts int32 [n], neighbors int32 [e]; as asked edge_ids int64, weights float32, times int64, all [e].
 
     `hop` and the adjacency's number key the draws, besides the seed and the node. fan_out -1 or strategy "all": whole lists.
     """
@@ -75,7 +75,7 @@ class Counts(ShardQuery, frozen=True, kw_only=True, tag=True):
 
 
 class Find(ShardQuery, frozen=True, kw_only=True, tag=True):
-    """frontier int32 [n] (rows of the adjacency), to int32 [n] -> edge_ids int64 [n]: first edge of the row that leads there, or -1."""
+    """frontier int32 [n] (rows of the adjacency), to int32 [n], as_of -> edge_ids int64 [n]: last edge of the row to there, or -1."""
 
     edge_type: str
     direction: Direction
@@ -109,16 +109,13 @@ class EdgeFeature(ShardQuery, frozen=True, kw_only=True, tag=True):
 
 
 class Induced(ShardQuery, frozen=True, kw_only=True, tag=True):
-    """frontier int32 [n] rows, members int32 [m] ascending -> counts int64 [n], neighbors int32, and as asked edge_ids, weights, times.
+    """frontier int32 [n] rows, members int32 [m] all different, as_of -> counts int32 [n], members int32 [e], edge_ids int64 [e].
 
-    Edges of the rows that lead to a member, in list order.
+    Edges of the rows that lead to a member, in list order; members: positions in the request's.
     """
 
     edge_type: str
     direction: Direction
-    edge_ids: bool = False
-    weights: bool = False
-    times: bool = False
 
 
 # -- walks, ranks, negatives, global draws: see walks, ppr, negatives, global_sampling; answered by the `answer` of each -----------------
