@@ -64,10 +64,9 @@ def fill_induced(
     first: int,
     marker: I32Array,
     table: U64Array,
+    nodes: I32Array,
     groups: I32Array,
     wanted: I32Array,
-    nodes: I32Array,
-    node_groups: I32Array,
     row_of: I32Array,
     column_of: I32Array,
     positions: I64Array,
@@ -87,7 +86,7 @@ def fill_induced(
             break
         group = np.int64(wanted[i]) if wanted.size > 0 else 0
         for j in range(length):
-            local = find_one(marker, table, nodes, node_groups, load_i32(rows[i, ADDRESS] + 4 * j), group)
+            local = find_one(marker, table, nodes, groups, load_i32(rows[i, ADDRESS] + 4 * j), group)
             if local >= 0:
                 row_of[used] = i
                 column_of[used] = local
