@@ -90,6 +90,8 @@ class VersionSource:
             self._adopt()
         return self._current or self._look_again()
 
+    __call__ = get
+
     @property
     def directory(self) -> Path:
         """The graph's directory."""
