@@ -27,7 +27,7 @@ from fondaco.graph.torch.neighborhoods import MakeBatch, direction_of, refuse_un
 from fondaco.graph.torch.options import LoaderOptions
 from fondaco.graph.torch.plan import EpochPlan, PlannedBatch
 from fondaco.graph.torch.ranks import trainer_rank
-from fondaco.graph.torch.tensors import array_of, tensor_of
+from fondaco.graph.torch.tensors import absent, array_of, tensor_of
 
 Links: TypeAlias = "npt.ArrayLike | tuple[Edge, Any] | None"
 _NODES_AT_ONCE = 1 << 16
@@ -130,7 +130,7 @@ class LinkNeighborhoods:
             timeout_s=self.options.get("timeout_s"),
         )  # fmt: skip
         drawn = drawn.reshape(-1)
-        there = np.array([each is not None for each in drawn], bool) if drawn.dtype.kind == "O" else drawn != -1
+        there = ~absent(drawn)
         owners = np.repeat(np.arange(len(src)), count)
         if not there.all() and asked.mode == "triplet":
             full = src[owners[int((~there).argmax())]]

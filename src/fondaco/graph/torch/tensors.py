@@ -45,6 +45,11 @@ def array_of(values: object) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
+def absent(ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which entries stand for no node: -1, or None among strings."""
+    return np.array([each is None for each in ids.ravel()], bool).reshape(ids.shape) if ids.dtype.kind == "O" else ids == -1
+
+
 def message_index(edge_index: npt.NDArray[np.int64], direction: str) -> torch.Tensor:
     """Edges as messages, int64 [2, edges]: row 0 the sampled neighbour that sends, row 1 the node it was drawn for, that receives.
 
