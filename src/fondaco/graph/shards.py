@@ -142,6 +142,18 @@ class WalkOn(ShardQuery, frozen=True, kw_only=True, tag=True):
     seed: int = 0
 
 
+class Rank(ShardQuery, frozen=True, kw_only=True, tag=True):
+    """frontier int32 [n], as_of -> counts int64 [n], nodes int32, scores float64: the best by personalised PageRank. Asked of a shard that
+    holds the whole graph; over several, `ppr` fetches lists."""
+
+    edge_types: tuple[str, ...]
+    direction: Direction
+    top_k: int
+    alpha: float = 0.15
+    eps: float = 1e-4
+    weighted: bool = False
+
+
 class InDegrees(ShardQuery, frozen=True, kw_only=True, tag=True):
     """partitions int64 [k] -> counts int64 [nodes of the target type]: edges of those partitions' lists ("out": from, "in": of a node) that
     lead to each node along the edge type."""
@@ -188,6 +200,7 @@ AnyShardQuery: TypeAlias = (
     | EdgeFeature
     | Induced
     | WalkOn
+    | Rank
     | InDegrees
     | Masses
     | Pick

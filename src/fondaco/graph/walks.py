@@ -11,6 +11,7 @@ Pure functions; any thread. Importing this imports numba.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -41,8 +42,9 @@ def random_walk(execution: Execution, query: RandomWalk, arrays: Arrays) -> Arra
     """The answer to `RandomWalk`."""
     steps = tuple((name,) for name in query.edge_types)
     plan = WalkOn(
-        steps=steps, direction=query.direction, length=query.length, weighted=query.weighted, restart=query.restart, seed=query.seed
-    )
+        steps=steps, direction=query.direction, length=query.length, weighted=query.weighted, temporal=query.temporal,
+        restart=query.restart, seed=query.seed,
+    )  # fmt: skip
     return _answer(execution, plan, query.node_type, arrays, pad=query.pad)
 
 
@@ -60,7 +62,8 @@ def _answer(execution: Execution, plan: WalkOn, node_type: str, arrays: Arrays, 
     if turns[0][0] != node_type:
         raise InputError(f"the first step starts at nodes of type {turns[0][0]!r}, not at {node_type!r}")
     starts = execution.resolve(node_type, seeds_of(arrays), pad=pad)
-    walks = walk(execution, plan, starts, arrays.get("as_of"))
+    as_of = check_as_of(execution.schema, [name for step in plan.steps for name in step], arrays, len(starts))
+    walks = walk(execution, plan, starts, as_of)
     alive = walks >= 0
     answer: Arrays = {"alive": alive}
     columns = [node_type, *(turns[step % len(turns)][1] for step in range(plan.length))]
@@ -108,6 +111,22 @@ def check_walk(schema: GraphSchema, query: WalkOn) -> list[tuple[str, str]]:
     if second and (len(turns) > 1 or turns[0][0] != turns[0][1] or query.temporal):
         raise InputError("p and q go with one step of edges within one node type, and not with temporal=True")
     return [(schema.nodes[from_type].name, schema.nodes[to_type].name) for from_type, to_type in turns]
+
+
+def check_as_of(schema: GraphSchema, edge_types: Sequence[str], arrays: Arrays, count: int) -> I64Array | None:
+    """The query's as_of, int64 [1] or [count]; or None.
+
+    Raises:
+        InputError: neither one moment nor one a seed, or no edge type has times.
+    """
+    as_of = arrays.get("as_of")
+    if as_of is None:
+        return None
+    if as_of.shape not in ((1,), (count,)):
+        raise InputError(f"as_of has shape {as_of.shape} for {count} nodes; give one moment, or one for each")
+    if not any(schema.edge(name).timed for name in edge_types):
+        raise InputError(f"as_of needs edges with times, and {', '.join(edge_types)} have none; build them with a time, or leave as_of out")
+    return as_of
 
 
 def walk(execution: Execution, query: WalkOn, starts: I32Array, as_of: I64Array | None = None) -> I32Array:
