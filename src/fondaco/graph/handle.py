@@ -59,7 +59,13 @@ class GraphHandle(GraphVersions, EmbeddedGraph):
         self._home = home
         self._pinned = version
         GraphVersions.__init__(self, name, directory, lambda: home.graph_context(name), home.pacing)
-        EmbeddedGraph.__init__(self, VersionSource(directory, name, version=version), stores=home.open_store)
+        self._source = VersionSource(directory, name, version=version)
+        EmbeddedGraph.__init__(self, self._source, stores=home.open_store)
+
+    def close(self) -> None:
+        """Let go of files and readers. Answers, and calls in flight, keep what they need. Twice is once."""
+        self._source.close()
+        EmbeddedGraph.close(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GraphHandle, (self._home, self.name, self._pinned)
