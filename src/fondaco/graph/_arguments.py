@@ -56,10 +56,8 @@ def _pack_strings(values: Any, node_type: NodeType, what: str) -> StringIds:
     try:
         joined = "".join(listed)
         encoded = joined.encode()
-        if len(encoded) == len(joined):
-            sizes = [len(value) for value in listed]
-        else:
-            sizes = [len(value.encode()) for value in listed]
+        is_ascii = len(encoded) == len(joined)
+        sizes = [len(value) if is_ascii else len(value.encode()) for value in listed]
     except (TypeError, UnicodeEncodeError):
         for position, value in enumerate(listed):
             if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):

@@ -1,14 +1,15 @@
 """Answers: what a graph gives back, as NumPy arrays with names.
 
 Ids of nodes are int64 arrays, or object arrays of str for types with string ids. Local indices (`edge_index`, `seed_index`) point into the
-node arrays of the same answer. Nothing here copies: arrays are those that the answer came with, and may be views of mapped or shared memory,
-which lives as long as any of them. Values; any thread.
+node arrays of the same answer. Nothing here copies: arrays are those that the answer came with, and may be views of shared memory, which
+lives as long as any of them. Values; any thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -218,9 +219,9 @@ def id_array(ids: Ids) -> IdArray:
     array = np.empty(len(ends) - 1, object)
     text = data.decode()
     if len(text) == len(data):  # ASCII: positions in bytes are positions in text
-        array[:] = [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        array[:] = [text[start:end] for start, end in pairwise(ends)]
     else:
-        array[:] = [data[start:end].decode() for start, end in zip(ends, ends[1:], strict=False)]
+        array[:] = [data[start:end].decode() for start, end in pairwise(ends)]
     return array
 
 

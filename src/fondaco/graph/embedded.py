@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from fondaco.graph.buffers import BufferPool
 from fondaco.graph.deadlines import Deadline
@@ -21,6 +20,7 @@ from fondaco.graph.queries import Answer, Arrays, GraphInfo, Query
 if TYPE_CHECKING:
     from fondaco.graph.local import LocalShards
     from fondaco.graph.store_features import StoreFeatures
+    from fondaco.store.store_reader import StoreReader
 
 Supplier = Callable[[], "OpenGraph | Sequence[OpenGraph]"]
 
@@ -28,65 +28,69 @@ Supplier = Callable[[], "OpenGraph | Sequence[OpenGraph]"]
 class EmbeddedGraph(Graph):
     """A graph in this process."""
 
-    def __init__(self, supply: Supplier, stores: StoreFeatures | None = None, *, timeout_s: float | None = None) -> None:
+    def __init__(self, supply: Supplier, stores: Callable[[str], StoreReader] | None = None, *, timeout_s: float | None = None) -> None:
         """
         Args:
             supply: gives the version to answer from, or the parts of it that play its shards; called at every question.
-            stores: reads features that are bound to stores. Closed with this.
+            stores: opens a reader of a store by its name, for features that are bound to one; readers are closed with this.
             timeout_s: the default of calls; None: they may take as long as they take.
         """
-        self._supply, self._stores, self._timeout_s = supply, stores, timeout_s
+        self._supply, self._open_store, self._timeout_s = supply, stores, timeout_s
         self._pool = BufferPool()
+        self._stores: StoreFeatures | None = None
+        self._last: tuple[object, GraphInfo, LocalShards | None] | None = None  # of the version that was supplied last
 
     @property
     def info(self) -> GraphInfo:
-        opened = self._supply()
-        return graph_info(opened if isinstance(opened, OpenGraph) else opened[0])
+        return self._opened(self._supply())[1]
 
     def _ask(self, query: Query, arrays: Arrays, timeout_s: float | None) -> Answer:
         from fondaco.graph.executor import execute
 
-        opened = self._supply()
+        shards = self._shards(self._supply())
         deadline = Deadline(self._timeout_s if timeout_s is None else timeout_s)
-        return execute(query, arrays, local_shards(opened), deadline=deadline, allocate=self._pool.take, stores=self._stores)
+        return execute(query, arrays, shards, deadline=deadline, allocate=self._pool.take, stores=self._store_features())
 
     def close(self) -> None:
         if self._stores is not None:
             self._stores.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return EmbeddedGraph, (self._supply, self._stores)
+        return EmbeddedGraph, (self._supply, self._open_store)
+
+    # Two threads may each make one of these; the last one stays, and both are good.
+
+    def _opened(self, supplied: OpenGraph | Sequence[OpenGraph]) -> tuple[object, GraphInfo, LocalShards | None]:
+        last = self._last
+        if last is None or last[0] is not supplied:
+            last = self._last = (supplied, graph_info(supplied if isinstance(supplied, OpenGraph) else supplied[0]), None)
+        return last
+
+    def _shards(self, supplied: OpenGraph | Sequence[OpenGraph]) -> LocalShards:
+        _, info, shards = self._opened(supplied)
+        if shards is None:
+            from fondaco.graph.local import LocalShards, ShardAnswers
+
+            parts = [supplied] if isinstance(supplied, OpenGraph) else supplied
+            shards = LocalShards([ShardAnswers(part) for part in parts])
+            self._last = (supplied, info, shards)
+        return shards
+
+    def _store_features(self) -> StoreFeatures | None:
+        if self._stores is None and self._open_store is not None:
+            from fondaco.graph.store_features import StoreFeatures
+
+            self._stores = StoreFeatures(self._open_store)
+        return self._stores
 
 
 def graph_info(opened: OpenGraph) -> GraphInfo:
-    """What an opened version says of itself (kept with it)."""
-    info = _infos.get(opened)
-    if info is None:
-        edge_counts: dict[str, int] = {}
-        for table in opened.adjacency_tables:
-            edge_counts.setdefault(table.adjacency.edge.name, table.edge_count)
-        info = _infos[opened] = GraphInfo(
-            graph=opened.name,
-            version=opened.version,
-            partitions=opened.partitions,
-            schema=opened.schema,
-            node_counts={table.type.name: table.count for table in opened.node_tables},
-            edge_counts=edge_counts,
-        )
-    return info
-
-
-def local_shards(opened: OpenGraph | Sequence[OpenGraph]) -> LocalShards:
-    """The shards of an opened version in this process (kept with it)."""
-    from fondaco.graph.local import LocalShards, ShardAnswers
-
-    if isinstance(opened, OpenGraph):
-        shards = _shards.get(opened)
-        if shards is None:
-            shards = _shards[opened] = LocalShards([ShardAnswers(opened)])
-        return shards
-    return LocalShards([ShardAnswers(part) for part in opened])
-
-
-_infos: WeakKeyDictionary[OpenGraph, GraphInfo] = WeakKeyDictionary()
-_shards: WeakKeyDictionary[OpenGraph, LocalShards] = WeakKeyDictionary()
+    """What an opened version says of itself."""
+    return GraphInfo(
+        graph=opened.name,
+        version=opened.version,
+        partitions=opened.partitions,
+        schema=opened.schema,
+        node_counts=opened.manifest.node_counts(),
+        edge_counts=opened.manifest.edge_counts(),
+    )

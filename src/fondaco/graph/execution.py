@@ -45,7 +45,10 @@ class StoreColumns(Protocol):
     """Reads node features that are bound to a store."""
 
     def columns(self, store: str, field: str, ids: Ids, deadline: Deadline) -> tuple[Any, npt.NDArray[np.bool_]]:
-        """The field's values for these keys, [n, *shape] (zeros where there is none), or offsets and data of bytes; and where there is one."""
+        """The field's values for these keys, [n, *shape], or offsets and data of bytes; and where there is one.
+
+        Where there is none: zeros, or empty.
+        """
         ...
 
 

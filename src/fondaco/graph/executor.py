@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import InputError
-from fondaco.graph import neighborhood
+from fondaco.graph import global_sampling, negatives, neighborhood, walks
 from fondaco.graph import queries as q
 from fondaco.graph.answers import id_array
 from fondaco.graph.deadlines import Deadline
@@ -22,7 +22,7 @@ from fondaco.graph.execution import Ask, Execution, StoreColumns, seeds_of, take
 from fondaco.graph.features_of import put_edge_feature, put_node_feature
 from fondaco.graph.queries import Answer, AnswerMeta, Arrays, Query, StringIds, put_ids
 from fondaco.graph.schema import Adjacency
-from fondaco.graph.shards import Allocator, EdgesAt, Hop, Shards, WalkOn
+from fondaco.graph.shards import Allocator, Hop, Shards
 
 I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
@@ -175,93 +175,10 @@ def _node_range(run: Execution, query: q.NodeRange, arrays: Arrays) -> Arrays:
     return answer
 
 
-# -- walks, ranks, negatives, global draws ----------------------------------------------------------------------------------------------
-
-
-def _random_walk(run: Execution, query: q.RandomWalk, arrays: Arrays) -> Arrays:
-    from fondaco.graph import walks
-
-    dense = run.resolve(query.node_type, seeds_of(arrays), pad=query.pad)
-    steps = tuple((name,) for name in query.edge_types)
-    turns = [run.schema.adjacency(name, query.direction) for name in query.edge_types]
-    if not turns:
-        raise InputError("a walk needs an edge type to go along")
-    _check_start(run, turns[0], query.node_type)
-    _check_as_of(arrays, *turns)
-    walk_on = WalkOn(
-        steps=steps,
-        direction=query.direction,
-        length=query.length,
-        weighted=query.weighted,
-        temporal=query.temporal,
-        restart=query.restart,
-        seed=query.seed,
-    )
-    walked = walks.walk(run.shards, walk_on, dense, run.deadline, arrays.get("as_of"))
-    columns = [query.node_type, *(run.schema.nodes[turns[step % len(turns)].to_type].name for step in range(query.length))]
-    return _grid(run, "walks", columns, walked)
-
-
-def _node2vec(run: Execution, query: q.Node2Vec, arrays: Arrays) -> Arrays:
-    from fondaco.graph import walks
-
-    adjacency = run.schema.adjacency(query.edge_type, query.direction)
-    _check_start(run, adjacency, query.node_type)
-    dense = run.resolve(query.node_type, seeds_of(arrays), pad=query.pad)
-    walk_on = WalkOn(
-        steps=((query.edge_type,),),
-        direction=query.direction,
-        length=query.length,
-        weighted=query.weighted,
-        p=query.p,
-        q=query.q,
-        seed=query.seed,
-    )
-    walked = walks.walk(run.shards, walk_on, dense, run.deadline)
-    return _grid(run, "walks", [query.node_type] * (query.length + 1), walked)
-
-
 def _page_rank(run: Execution, query: q.PageRank, arrays: Arrays) -> Arrays:
     from fondaco.graph import ppr
 
-    adjacency = run.schema.adjacency(query.edge_type, query.direction)
-    _check_start(run, adjacency, query.node_type)
-    dense = run.resolve(query.node_type, seeds_of(arrays), pad=query.pad)
-    counts, nodes, scores = ppr.ppr(run.shards, query, dense, run.deadline)
-    answer: Arrays = {"counts": counts, "scores": scores}
-    put_ids(answer, "nodes", run.ids(query.node_type, nodes))
-    return answer
-
-
-def _sample_nodes(run: Execution, query: q.SampleNodes, arrays: Arrays) -> Arrays:
-    from fondaco.graph import global_sampling
-
-    answer: Arrays = {}
-    put_ids(answer, "nodes", run.ids(query.node_type, global_sampling.sample_nodes(run.shards, query, run.deadline)))
-    return answer
-
-
-def _sample_edges(run: Execution, query: q.SampleEdges, arrays: Arrays) -> Arrays:
-    from fondaco.graph import global_sampling
-
-    adjacency = run.schema.adjacency(query.edge_type, query.direction)
-    edge_ids = global_sampling.sample_edges(run.shards, query, run.deadline)
-    starts = run.shards.edge_starts(query.edge_type, query.direction)
-    parts = run.ask_rows(Ask(EdgesAt(edge_type=query.edge_type, direction=query.direction), starts, "edge_ids", edge_ids))
-    from_ends, to_ends = parts.rows("from", np.int32), parts.rows("to", np.int32)
-    src, dst = (from_ends, to_ends) if query.direction == "out" else (to_ends, from_ends)
-    answer: Arrays = {"edge_ids": edge_ids}
-    put_ids(answer, "src", run.ids(adjacency.edge.src, src))
-    put_ids(answer, "dst", run.ids(adjacency.edge.dst, dst))
-    return answer
-
-
-def _negatives(run: Execution, query: q.Negatives, arrays: Arrays) -> Arrays:
-    from fondaco.graph import negatives
-
-    edge = run.schema.edge(query.edge_type)
-    dense = run.resolve(edge.src, seeds_of(arrays), pad=query.pad)
-    return _grid(run, "nodes", [edge.dst] * query.count, negatives.negatives(run.shards, query, dense, run.deadline))
+    return ppr.page_rank(run, query, arrays)
 
 
 # -- what they share --------------------------------------------------------------------------------------------------------------------
@@ -302,7 +219,8 @@ def _check_start(run: Execution, adjacency: Adjacency, node_type: str) -> None:
     start = run.schema.nodes[adjacency.from_type].name
     if start != run.schema.node(node_type).name:
         raise InputError(
-            f'edges {adjacency.edge.name!r} in direction "{adjacency.direction}" start at nodes of type {start!r}, and the ids are of type {node_type!r}'
+            f'edges {adjacency.edge.name!r} in direction "{adjacency.direction}" start at nodes of type {start!r}, '
+            f"and the ids are of type {node_type!r}"
         )
 
 
@@ -310,16 +228,6 @@ def _check_as_of(arrays: Arrays, *adjacencies: Adjacency) -> None:
     if "as_of" in arrays and not any(adjacency.edge.timed for adjacency in adjacencies):
         names = ", ".join(dict.fromkeys(repr(adjacency.edge.name) for adjacency in adjacencies))
         raise InputError(f"as_of needs edges with times, and {names} have none; build the graph with a `time` column, or leave as_of out")
-
-
-def _grid(run: Execution, name: str, columns: list[str], dense: I32Array) -> Arrays:
-    """Dense ids [n, columns] as ids of the alive entries, by node type."""
-    alive = dense >= 0
-    answer: Arrays = {"alive": alive}
-    for node_type in dict.fromkeys(columns):
-        mask = alive if len(set(columns)) == 1 else alive & np.array([column == node_type for column in columns])[None, :]
-        put_ids(answer, f"{name}/{node_type}", run.ids(node_type, np.ascontiguousarray(dense[mask])))
-    return answer
 
 
 _PARTS: Final[dict[type[Query], Callable[[Execution, Any, Arrays], Arrays]]] = {
@@ -332,11 +240,11 @@ _PARTS: Final[dict[type[Query], Callable[[Execution, Any, Arrays], Arrays]]] = {
     q.EdgeFeatures: _edge_features,
     q.NodeTypes: _node_types,
     q.Contains: _contains,
-    q.RandomWalk: _random_walk,
-    q.Node2Vec: _node2vec,
+    q.RandomWalk: walks.random_walk,
+    q.Node2Vec: walks.node2vec,
     q.PageRank: _page_rank,
-    q.SampleNodes: _sample_nodes,
-    q.SampleEdges: _sample_edges,
-    q.Negatives: _negatives,
+    q.SampleNodes: global_sampling.sample_nodes,
+    q.SampleEdges: global_sampling.sample_edges,
+    q.Negatives: negatives.negatives,
     q.NodeRange: _node_range,
 }

@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, StateError
 from fondaco.graph import _arguments as arguments
 from fondaco.graph import queries
 from fondaco.graph.answers import (
@@ -167,7 +167,7 @@ class Graph(ABC):
             pad=arguments.pack_pad(on_unknown),
         )
         arrays = self._seeds(schema, query.node_type, seeds, "seeds", as_of)
-        return _subgraph(schema, query, len(query.fan_outs), self._ask(query, arrays, timeout_s))
+        return _subgraph(schema, query, len(query.fan_outs), self._answer(schema, query, arrays, timeout_s))
 
     def layer_sample(
         self,
@@ -234,7 +234,7 @@ class Graph(ABC):
         arrays = self._seeds(schema, query.node_type, seeds, "seeds", as_of)
         if arrays.get("as_of") is not None and len(arrays["as_of"]) != 1:
             raise InputError("as_of of an induced subgraph is one moment for all seeds; give a single one, or ask for each seed by itself")
-        return _subgraph(schema, query, query.hops, self._ask(query, arrays, timeout_s))
+        return _subgraph(schema, query, query.hops, self._answer(schema, query, arrays, timeout_s))
 
     # -- neighbours -------------------------------------------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class Graph(ABC):
             times=bool(times),
             pad=arguments.pack_pad(on_unknown),
         )
-        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
+        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
         arrays = answer.arrays
         return Neighbors(
             arrays["counts"],
@@ -322,7 +322,9 @@ class Graph(ABC):
         schema = self.schema
         edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
         query = queries.CountNeighbors(node_type=start.name, edge_type=edge.name, direction=direction, pad=arguments.pack_pad(on_unknown))
-        counts: npt.NDArray[np.int64] = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s).arrays["counts"]
+        counts: npt.NDArray[np.int64] = self._answer(
+            schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s
+        ).arrays["counts"]
         return counts
 
     def find_edges(
@@ -344,7 +346,7 @@ class Graph(ABC):
         schema = self.schema
         edge = self._edge(schema, edge_type)
         query = queries.FindEdges(edge_type=edge.name, direction=arguments.pack_direction(direction), pad=arguments.pack_pad(on_unknown))
-        found: npt.NDArray[np.int64] = self._ask(query, self._pairs(schema, edge, src, dst), timeout_s).arrays["edge_ids"]
+        found: npt.NDArray[np.int64] = self._answer(schema, query, self._pairs(schema, edge, src, dst), timeout_s).arrays["edge_ids"]
         return found
 
     def has_edges(
@@ -395,7 +397,7 @@ class Graph(ABC):
         wanted = (names,) if isinstance(names, str) else tuple(names)
         stored = {name: owner.feature(name) for name in wanted}
         query = queries.NodeFeatures(node_type=owner.name, names=tuple(stored), pad=arguments.pack_pad(on_unknown))
-        arrays = self._ask(query, self._seeds(schema, owner.name, nodes, "nodes", None), timeout_s).arrays
+        arrays = self._answer(schema, query, self._seeds(schema, owner.name, nodes, "nodes", None), timeout_s).arrays
         return _features(arrays, "", stored)
 
     def edge_features(
@@ -417,7 +419,7 @@ class Graph(ABC):
         schema = self.schema
         edge = self._edge(schema, edge_type)
         stored, query = self._edge_feature_query(edge, names, direction, on_unknown)
-        return _features(self._ask(query, self._pairs(schema, edge, src, dst), timeout_s).arrays, "", stored)[0]
+        return _features(self._answer(schema, query, self._pairs(schema, edge, src, dst), timeout_s).arrays, "", stored)[0]
 
     def edge_features_by_id(
         self,
@@ -433,11 +435,12 @@ class Graph(ABC):
         Raises:
             InputError: an id outside [0, edges of the type).
         """
-        stored, query = self._edge_feature_query(self._edge(self.schema, edge_type), names, direction, "error")
+        schema = self.schema
+        stored, query = self._edge_feature_query(self._edge(schema, edge_type), names, direction, "error")
         rows = np.ascontiguousarray(edge_ids)
         if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
             raise InputError(f"edge_ids are int64 of shape [n], not {rows.dtype} of shape {rows.shape}")
-        return _features(self._ask(query, {"edge_ids": rows.astype(np.int64, copy=False)}, timeout_s).arrays, "", stored)[0]
+        return _features(self._answer(schema, query, {"edge_ids": rows.astype(np.int64, copy=False)}, timeout_s).arrays, "", stored)[0]
 
     # -- which nodes ------------------------------------------------------------------------------------------------------------------
 
@@ -445,7 +448,7 @@ class Graph(ABC):
         """Which of `nodes` the graph has, as nodes of the type: bool [n]."""
         schema = self.schema
         owner = self._node_type(schema, node_type).name
-        arrays = self._ask(queries.Contains(node_type=owner), self._seeds(schema, owner, nodes, "nodes", None), timeout_s).arrays
+        arrays = self._answer(schema, queries.Contains(node_type=owner), self._seeds(schema, owner, nodes, "nodes", None), timeout_s).arrays
         found: npt.NDArray[np.bool_] = arrays["found"].astype(bool, copy=False)
         return found
 
@@ -459,12 +462,11 @@ class Graph(ABC):
         kind = NodeType("any node type", "string" if is_text else "long")
         arrays: Arrays = {}
         queries.put_ids(arrays, "seeds", arguments.pack_ids(nodes, kind, "nodes"))
-        del schema
-        types: npt.NDArray[np.int32] = self._ask(queries.NodeTypes(), arrays, timeout_s).arrays["types"]
+        types: npt.NDArray[np.int32] = self._answer(schema, queries.NodeTypes(), arrays, timeout_s).arrays["types"]
         return types
 
     def node_ids(self, node_type: str | None = None, *, shard: tuple[int, int] = (0, 1), timeout_s: float | None = None) -> IdArray:
-        """Ids of all nodes of a type, in the graph's own order; with `shard=(rank, world)`, of one of `world` nearly equal parts of them."""
+        """Ids of all nodes of a type, in the graph's own order; `shard=(rank, world)`: one of `world` nearly equal parts of them."""
         parts = list(self.iterate_node_ids(node_type, shard=shard, timeout_s=timeout_s))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -487,7 +489,7 @@ class Graph(ABC):
         start, stop = count * rank // world, count * (rank + 1) // world
         for first in range(start, max(stop, start + 1), batch):
             query = queries.NodeRange(node_type=owner, start=first, stop=min(first + batch, stop))
-            yield _ids(self._ask(query, {}, timeout_s).arrays, "nodes")
+            yield _ids(self._answer(schema, query, {}, timeout_s).arrays, "nodes")
 
     def sample_nodes(
         self,
@@ -504,7 +506,8 @@ class Graph(ABC):
         Raises:
             InputError: more than there are (without `replace`), or a type without weights.
         """
-        owner = self._node_type(self.schema, node_type).name
+        schema = self.schema
+        owner = self._node_type(schema, node_type).name
         query = queries.SampleNodes(
             node_type=owner,
             count=arguments.whole(count, "count", 0),
@@ -512,7 +515,7 @@ class Graph(ABC):
             replace=bool(replace),
             seed=arguments.pack_seed(seed),
         )
-        return _ids(self._ask(query, {}, timeout_s).arrays, "nodes")
+        return _ids(self._answer(schema, query, {}, timeout_s).arrays, "nodes")
 
     def sample_edges(
         self,
@@ -529,7 +532,8 @@ class Graph(ABC):
 
         `direction`: whose edge ids to give; the stored one by default.
         """
-        edge = self._edge(self.schema, edge_type)
+        schema = self.schema
+        edge = self._edge(schema, edge_type)
         query = queries.SampleEdges(
             edge_type=edge.name,
             count=arguments.whole(count, "count", 0),
@@ -538,7 +542,7 @@ class Graph(ABC):
             replace=bool(replace),
             seed=arguments.pack_seed(seed),
         )
-        answer = self._ask(query, {}, timeout_s)
+        answer = self._answer(schema, query, {}, timeout_s)
         return EdgeSample(
             _ids(answer.arrays, "src"), _ids(answer.arrays, "dst"), answer.arrays["edge_ids"], answer.meta.version, query.seed
         )
@@ -596,7 +600,7 @@ class Graph(ABC):
             pad=arguments.pack_pad(on_unknown),
         )
         columns = [start.name, *(ends[step % len(ends)][1] for step in range(steps))]
-        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
+        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
         return _walks(schema, columns, answer.arrays)
 
     def node2vec(
@@ -633,7 +637,7 @@ class Graph(ABC):
             seed=arguments.pack_seed(seed),
             pad=arguments.pack_pad(on_unknown),
         )
-        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
         return _walks(schema, [start.name] * (query.length + 1), answer.arrays)
 
     def ppr(
@@ -671,7 +675,7 @@ class Graph(ABC):
             eps=arguments.number(eps, "eps", 0.0, open_at_least=True),
             pad=arguments.pack_pad(on_unknown),
         )
-        answer = self._ask(query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
         return Ranked(answer.arrays["counts"], _ids(answer.arrays, "nodes"), answer.arrays["scores"], answer.meta.version)
 
     def negatives(
@@ -704,8 +708,16 @@ class Graph(ABC):
             seed=arguments.pack_seed(seed),
             pad=arguments.pack_pad(on_unknown),
         )
-        arrays = self._ask(query, self._seeds(schema, edge.src, src, "src", None), timeout_s).arrays
+        arrays = self._answer(schema, query, self._seeds(schema, edge.src, src, "src", None), timeout_s).arrays
         return _grid(schema, [edge.dst] * query.count, arrays, "nodes")
+
+    def _answer(self, schema: GraphSchema, query: Query, arrays: Arrays, timeout_s: float | None) -> Answer:
+        """Have a query that was made for `schema` answered."""
+        answer = self._ask(query, arrays, timeout_s)
+        now = self.info
+        if now.schema is not schema and now.schema != schema:
+            raise StateError(f"version {now.version} of the graph, which came while it was asked, has another schema; ask again")
+        return answer
 
     # -- arguments --------------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import InputError
-from fondaco.graph import gathering, sampling
+from fondaco.graph import gathering, global_sampling, negatives, ppr, sampling, walks
 from fondaco.graph._id_kernels import resolve_longs, resolve_strings
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.labels import Labels
@@ -27,12 +27,13 @@ from fondaco.graph.shards import (
     EdgesAt,
     Find,
     Hop,
-    Induced,
     InDegrees,
+    Induced,
     Masses,
     NodeFeature,
     NodeIds,
     Pick,
+    Rank,
     Resolve,
     ShardQuery,
     ShardRequest,
@@ -212,18 +213,15 @@ class ShardAnswers:
     # -- walks, ranks, negatives, global draws ----------------------------------------------------------------------------------------
 
     def _walk_on(self, query: WalkOn, arrays: Arrays, out: object) -> Arrays:
-        from fondaco.graph import walks
+        return walks.answer(self.graph, query, arrays)
 
-        return walks.answer_walk_on(self.graph, query, arrays)
+    def _rank(self, query: Rank, arrays: Arrays, out: object) -> Arrays:
+        return ppr.answer(self.graph, query, arrays)
 
     def _in_degrees(self, query: InDegrees, arrays: Arrays, out: object) -> Arrays:
-        from fondaco.graph import negatives
-
         return negatives.answer(self.graph, query, arrays)
 
     def _global(self, query: Masses | Pick | SmallestKeys, arrays: Arrays, out: object) -> Arrays:
-        from fondaco.graph import global_sampling
-
         return global_sampling.answer(self.graph, query, arrays)
 
 
@@ -238,6 +236,7 @@ _ANSWERS: Final[dict[type[ShardQuery], Callable[..., Arrays]]] = {
     EdgeFeature: ShardAnswers._edge_feature,
     Induced: ShardAnswers._induced,
     WalkOn: ShardAnswers._walk_on,
+    Rank: ShardAnswers._rank,
     InDegrees: ShardAnswers._in_degrees,
     Masses: ShardAnswers._global,
     Pick: ShardAnswers._global,

@@ -145,7 +145,8 @@ def check_strategy(edge: EdgeType, strategy: str) -> None:
     """
     if strategy in ("weighted", "top_k") and not edge.weighted:
         raise InputError(
-            f'strategy {strategy!r} needs weights, and edges {edge.name!r} have none; build the graph with a `weight` column, or use "uniform"'
+            f"strategy {strategy!r} needs weights, and edges {edge.name!r} have none; "
+            'build the graph with a `weight` column, or use "uniform"'
         )
     if strategy == "last" and not edge.timed:
         raise InputError(

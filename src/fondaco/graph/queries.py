@@ -110,7 +110,7 @@ class CountNeighbors(Query, frozen=True, kw_only=True, tag=True):
 
 
 class FindEdges(Query, frozen=True, kw_only=True, tag=True):
-    """The edge from each of `src` to the same entry of `dst`. Answer: edge_ids int64 [n]: the last of parallel edges in list order; -1, none."""
+    """The edge from each of `src` to the same entry of `dst`. Answer: edge_ids int64 [n]: the last of parallel ones; -1: there is none."""
 
     edge_type: str
     direction: Direction = "out"
@@ -145,8 +145,9 @@ class Contains(Query, frozen=True, kw_only=True, tag=True):
 
 
 class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
-    """A walk from each of `seeds`; `edge_types` one a step (a metapath), taken in turn and from the first again. `restart`: chance to go back to
-    the start; `temporal`: no edge is older than the one before it.
+    """A walk from each of `seeds`; `edge_types` one a step (a metapath), taken in turn and from the first again.
+
+    `restart`: chance to go back to the start before a step; `temporal`: no edge is older than the one before it. as_of as for `Sample`.
 
     Answer: alive bool [n, length + 1]: False after a dead end; for each node type T along the path ids(walks/T): those of the alive entries
     in the columns of that type, row by row.
@@ -267,7 +268,8 @@ def decode_query(data: bytes | memoryview) -> AnyQuery:
     Raises:
         msgspec.ValidationError, msgspec.DecodeError: they are none; names the path of what is wrong.
     """
-    return _decoder.decode(data)
+    query: AnyQuery = _decoder.decode(data)
+    return query
 
 
 class AnswerMeta(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,8 @@ shards, into one `Shards.ask`, which sends all before it waits for any. `local.S
 what it answers depends on nothing but the graph version and the query: any replica, asked any number of times, answers the same.
 
 Arrays of a request and of its answer are written at each class. Dense ids are int32, edge ids (positions) int64, times and `as_of` int64
-microseconds. `as_of` is absent, or has one entry per row, or one for all. Strings: `.offsets`/`.data` as in `queries`. `pad` rows do not exist here: whoever
-asks removes unknown ids (-1) first, and sends a row only to the shard that holds it.
+microseconds. `as_of` is absent, or has one entry per row, or one for all. Strings: `.offsets`/`.data` as in `queries`. `pad` does not
+exist here: whoever asks removes unknown ids (-1) first, and sends a row only to the shard that holds it.
 
 Importing this is light: NumPy and msgspec. Thread rule: a `Shards` may be asked from any thread.
 """
@@ -218,7 +218,8 @@ def encode_shard_query(query: ShardQuery) -> bytes:
 
 def decode_shard_query(data: bytes | memoryview) -> AnyShardQuery:
     """The query of `encode_shard_query`'s bytes; msgspec's errors where they are none."""
-    return _decoder.decode(data)
+    query: AnyShardQuery = _decoder.decode(data)
+    return query
 
 
 @dataclass(frozen=True, slots=True)

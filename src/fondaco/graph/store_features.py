@@ -33,7 +33,7 @@ class StoreFeatures:
         self._closed = False
 
     def columns(self, store: str, field: str, ids: Ids, deadline: Deadline) -> tuple[Any, npt.NDArray[np.bool_]]:
-        """Values of `field` for these keys, [n, *shape] with zeros where there is none, or (offsets, data) of bytes; and bool [n]: there is.
+        """Values of `field` for these keys, [n, *shape], zeros where there is none, or (offsets, data) of bytes; and bool [n]: there is.
 
         Raises:
             StoreNotFoundError, FieldNotFoundError. InputError: a field that is no number, vector, string or bytes.
