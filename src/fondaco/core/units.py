@@ -16,6 +16,7 @@ _DURATION_US = {
     "d": 86_400_000_000,
     "w": 604_800_000_000,
 }
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d|w)\s*")
 
 
@@ -54,6 +55,23 @@ def format_duration(us: int) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts)
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes of `"512MiB"`, `"1.5GB"` or `"64 MB"`; an int is taken as bytes. KB, MB, GB are powers of 1000, KiB, MiB, GiB of 1024.
+
+    Raises:
+        InputError: not a size, or a negative one.
+    """
+    if isinstance(text, str):
+        match = _BYTES.fullmatch(text.strip())
+        if match is None:
+            raise InputError(f'{text!r} is not a size; write for example "64MB", "512MiB" or "1.5GB"')
+        prefix, binary = match[2].upper(), bool(match[3])
+        return round(float(match[1]) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
+    if isinstance(text, bool) or not isinstance(text, int) or text < 0:
+        raise InputError(f"a size is a whole number of bytes, or a text as '512MiB', not {text!r}")
+    return text
 
 
 def format_bytes(count: int) -> str:

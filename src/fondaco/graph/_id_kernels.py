@@ -9,7 +9,7 @@ XXH64 of exactly 8 bytes is a bijection (each of its steps can be undone), so in
 Pure functions of memory, without the GIL. Tables are addresses per partition (0: not held here); bounds are the callers' affair.
 """
 
-# mypy: disable-error-code="no-any-return, return-value, untyped-decorator"
+# mypy: disable-error-code="no-any-return, return-value, untyped-decorator, operator, assignment"
 # (numba widens integers as its kernels need, and carries no types)
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numba import njit
 from fondaco.core.memory import load_i64, load_u8, load_u64, prefetch
 from fondaco.core.xxh64 import PRIME5, avalanche, mix8, xxh64
 
+U8Array = npt.NDArray[np.uint8]
 I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
 U64Array = npt.NDArray[np.uint64]
@@ -145,9 +146,7 @@ def equal_bytes(a: int, b: int, count: int) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def find_text(
-    hashes: int, id_offsets: int, id_bytes: int, count: int, partitions: int, hash_: np.uint64, text: int, length: int
-) -> int:
+def find_text(hashes: int, id_offsets: int, id_bytes: int, count: int, partitions: int, hash_: np.uint64, text: int, length: int) -> int:
     """The position in its partition of the text of `length` bytes at `text`, whose hash is `hash_`; -1 if it is not there."""
     position = find_hash(hashes, count, partitions, hash_)
     if position < 0:
@@ -223,21 +222,24 @@ def look_up(hashes: U64Array, shift: int, directory: I32Array, wanted: U64Array,
 
 
 @njit(nogil=True, cache=True)
-def match_texts(
-    hashes: U64Array, id_offsets: I64Array, id_bytes: int, wanted: U64Array, data: int, offsets: I64Array, positions: I32Array
-) -> None:
-    """Move each position that `look_up` found on to the node of that very text among those of its hash; -1 if there is none."""
-    for i in range(positions.size):
-        at = positions[i]
-        if at < 0:
+def compare_texts(hashes: U64Array, offsets: I64Array, data: int, order: I32Array, out: U8Array) -> int:
+    """out[i] = how row order[i] compares with order[i - 1]: 0 another hash, 1 the same text, 2 another text of the same hash.
+
+    Returns how many are 2. out[0] = 0.
+    """
+    others = 0
+    for i in range(order.size):
+        out[i] = 0
+        if i == 0 or hashes[order[i]] != hashes[order[i - 1]]:
             continue
-        positions[i] = -1
-        length = offsets[i + 1] - offsets[i]
-        while at < hashes.size and hashes[at] == wanted[i]:
-            if id_offsets[at + 1] - id_offsets[at] == length and equal_bytes(id_bytes + id_offsets[at], data + offsets[i], length):
-                positions[i] = at
-                break
-            at += 1
+        a, b = order[i - 1], order[i]
+        length = offsets[a + 1] - offsets[a]
+        if offsets[b + 1] - offsets[b] == length and equal_bytes(data + offsets[a], data + offsets[b], length):
+            out[i] = 1
+        else:
+            out[i] = 2
+            others += 1
+    return others
 
 
 @njit(nogil=True, cache=True)
