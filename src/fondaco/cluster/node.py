@@ -30,8 +30,9 @@ from fondaco.cluster.directory import NodeDirectory
 from fondaco.cluster.peers import FileServer
 from fondaco.cluster.writes import IndexedWrites
 from fondaco.core.config import load_config
-from fondaco.core.errors import FondacoError, InputError, NotAPlatformError
+from fondaco.core.errors import InputError, NotAPlatformError
 from fondaco.core.ids import check_name
+from fondaco.core.program import run_program
 from fondaco.dataplane.binding import check_port_free, check_tls, is_loopback, url_of
 from fondaco.store.log_handle import LOG_DIRECTORY
 
@@ -170,16 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--drain", type=float, default=AgentSettings().drain_s, metavar="SECONDS", help="time for readers to leave")
     given = vars(parser.parse_args(arguments))
     settings = AgentSettings(lease_s=given.pop("lease"), drain_s=given.pop("drain"))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        run_node(NodeOptions(**given, settings=settings), lambda address: print(f"node {given['name']} on {address}", flush=True), stop)
-    except FondacoError as exc:
-        print(f"fondaco: {exc}", file=sys.stderr)
-        return 2 if exc.blame == "user" else 1
-    return 0
+    options = NodeOptions(**given, settings=settings)
+    return run_program(lambda: run_node(options, lambda address: print(f"node {options.name} on {address}", flush=True), stop))
 
 
 if __name__ == "__main__":

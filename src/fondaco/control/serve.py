@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from fondaco.control.metrics import Metrics, process_metrics
 from fondaco.control.metrics_dataplane import dataplane_metrics
 from fondaco.control.metrics_stores import freshness_metrics, governor_metrics, log_metrics, store_metrics
 from fondaco.control.uploads import Uploads
-from fondaco.core.errors import FondacoError
+from fondaco.core.program import run_program
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
 
@@ -99,13 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int)
     parser.add_argument("--data", action="append", default=[], metavar="URL", help="an address of the data plane, as callers are told")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    try:
-        serve(given.directory, host=given.host, port=given.port, data=given.data)
-    except FondacoError as exc:
-        print(f"fondaco: {exc}", file=sys.stderr)
-        return 2 if exc.blame == "user" else 1
-    return 0
+    return run_program(lambda: serve(given.directory, host=given.host, port=given.port, data=given.data))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from fondaco.core.clock import Clock, SystemClock
 from fondaco.core.config import Config, LogConfig, load_config
 from fondaco.core.errors import FondacoError, InputError, NotAPlatformError
 from fondaco.core.files import write_atomically
+from fondaco.core.program import run_program
 from fondaco.dataplane.about import About, Info
 from fondaco.dataplane.admission import Admission
 from fondaco.dataplane.auth import Access
@@ -314,14 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--platform", type=Path, metavar="DIR", help="with --node: the platform whose catalog and configuration count")
     parser.add_argument("--advertise", metavar="URL", help="how others reach this server, if not by host and port")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     options = Options(given.directory, given.host, given.port, given.node, given.platform, given.advertise)
-    try:
-        serve(options, lambda address: print(f"data plane on {address}", flush=True))
-    except FondacoError as exc:
-        print(f"fondaco: {exc}", file=sys.stderr)
-        return 2 if exc.blame == "user" else 1
-    return 0
+    return run_program(lambda: serve(options, lambda address: print(f"data plane on {address}", flush=True)))
 
 
 if __name__ == "__main__":
