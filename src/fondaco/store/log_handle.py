@@ -46,11 +46,6 @@ class LogHandle:
                     log = self._log = self._opener(self.directory)
         return log
 
-    @property
-    def is_open(self) -> bool:
-        """Whether anybody needed it so far."""
-        return self._log is not None
-
     def close(self) -> None:
         """Close the log if it was opened; the next `open` opens it again."""
         with self._lock:
