@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -183,6 +185,47 @@ def delete(name: str, yes: bool, directory: str) -> None:
             click.confirm(f"delete graph {name} with {len(graph.versions())} versions?", abort=True, err=True)
         platform.delete_graph(name)
     click.echo(f"{name}: deleted")
+
+
+@command.command("serve")
+@click.argument("name")
+@click.option("--shard", default="0/1", show_default=True, metavar="I/N", help="which share of the partitions")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
+@click.option("--port", type=click.IntRange(0, 65535), default=7080, show_default=True, help="0: any free one")
+@click.option("--unix", default="auto", show_default=True, metavar="PATH|@NAME|auto|none", help="Unix socket for clients on this machine")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="answer /metrics, /health and /ready over HTTP; 0: on any free port")
+@click.option("--peers", default="", metavar="HOST:PORT,...", help="servers that do not stand in the platform's run directory")
+@click.option("--version", type=click.IntRange(1), help="serve this version [default: the current one, whatever it is]")
+@click.option("--advertise", metavar="HOST:PORT", help="how others reach this server")
+@click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="gets the address once the server is ready")
+@click.option("--no-shared-memory", is_flag=True, help="answer clients on this machine through the socket, too")
+@directory_option
+def serve(
+    name: str,
+    shard: str,
+    host: str,
+    port: int,
+    unix: str,
+    metrics_port: int | None,
+    peers: str,
+    version: int | None,
+    advertise: str | None,
+    ready_file: Path | None,
+    no_shared_memory: bool,
+    directory: str,
+) -> None:
+    """Serve graph NAME, or one shard of it, until Ctrl-C. Trainers reach it by FONDACO_GRAPH_ENDPOINTS=HOST:PORT."""
+    import logging
+
+    from fondaco.graph.serve import Options, parse_shard, ready_line, serve
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    named = tuple(part for part in peers.split(",") if part.strip())
+    options = Options(
+        Path(directory), name, parse_shard(shard), host, port, unix, metrics_port, named, version, advertise, ready_file,
+        not no_shared_memory,
+    )  # fmt: skip
+    serve(options, lambda serving: click.echo(ready_line(serving)))
 
 
 @command.command("sample")

@@ -211,7 +211,7 @@ class Connection:
         """The payload of a frame.
 
         Args:
-            memory: at least as many bytes as are announced. sinks: where the bytes of some arrays go instead: C-contiguous, of their size.
+            memory: at least as many bytes as are announced. sinks: where the bytes of some arrays go instead; they fit.
         Raises:
             as `receive_header`.
         """
@@ -250,20 +250,24 @@ def read_arrays(
     on_tick: OnTick,
     sinks: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """Receive the payload; the arrays of the frame as views of `memory` and `region`, those of `sinks` as they are.
+    """Receive the payload; the arrays of the frame as views of `memory` and `region`. Those that fit one of `sinks` are written there.
 
     Raises:
         as `Connection.receive_header`.
     """
-    connection.receive_payload(header, entries, memory, on_tick, sinks)
+    taken = {entry.name: sinks[entry.name] for entry in entries if _fits(entry, sinks.get(entry.name))} if sinks else {}
+    connection.receive_payload(header, entries, memory, on_tick, taken)
     arrays = arrays_of(entries, memory, region, connection.peer)
     for entry in entries:
-        sink = sinks.get(entry.name) if sinks else None
-        if sink is not None:
+        if entry.name in taken:
             if entry.place == Place.REGION:
-                sink.reshape(-1)[:] = arrays[entry.name].reshape(-1)
-            arrays[entry.name] = sink
+                taken[entry.name][...] = arrays[entry.name]
+            arrays[entry.name] = taken[entry.name]
     return arrays
+
+
+def _fits(entry: Entry, sink: Array | None) -> bool:
+    return sink is not None and sink.flags.c_contiguous and sink.shape == entry.shape and sink.dtype.name == entry.dtype
 
 
 # -- addresses ------------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import os
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -102,14 +103,14 @@ class Peer:
         *,
         tls: ssl.SSLContext | None = None,
         shared_memory: bool = True,
-        on_welcome: Callable[[Welcome], None] | None = None,
+        unix: bool = True,
     ) -> None:
         """
         Args:
-            on_welcome: called with each greeting, in the thread that asked.
+            hello: makes the greeting of each connection. unix: go to its Unix socket, if it has one that can be reached.
         """
         self.address, self._hello, self._budget, self._tls, self._shared_memory = address, hello, budget, tls, shared_memory
-        self._on_welcome = on_welcome
+        self._may_unix = unix
         self._lock = threading.Lock()
         self._idle: list[Link] = []
         self._unix: Address | None = None
@@ -117,6 +118,7 @@ class Peer:
         self._failures = 0
         self._suspect_until = 0.0
         self._closed = False
+        _peers.add(self)
 
     @property
     def name(self) -> str:
@@ -208,7 +210,7 @@ class Peer:
             self._unix = None  # it was started anew, and has another
         link = self._greet(self.address, deadline, patient)
         unix = link.welcome.server.unix
-        if unix is None or link.connection.is_unix:
+        if unix is None or not self._may_unix or link.connection.is_unix:
             return link
         try:
             faster = self._greet(Address.parse(unix), deadline, patient)
@@ -246,8 +248,6 @@ class Peer:
         except BaseException:
             connection.close()
             raise
-        if self._on_welcome is not None:
-            self._on_welcome(welcome)
         return Link(connection, welcome, self._budget, shared=self._shared_memory)
 
     # -- sizes of answers ---------------------------------------------------------------------------------------------------------------
@@ -258,6 +258,17 @@ class Peer:
     def _learn(self, asked: Asked, room: int) -> None:
         alike = _alike(asked)
         self._rooms[alike] = max(room, self._rooms.get(alike, 0) * 15 // 16)
+
+
+_peers: weakref.WeakSet[Peer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for peer in tuple(_peers):
+        peer.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Watch:

@@ -18,8 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
+import msgspec
 import numpy as np
 
 from fondaco.core.errors import DeadlineExceededError, FondacoError, InputError, LimitError, ProtocolError, UnavailableError
@@ -38,6 +39,8 @@ DRAIN_S: Final = 10.0
 _REFUSED_BYTES_MAX: Final = 64 << 20  # read and thrown away so that a refusal arrives; without, the kernel resets the connection
 _REFUSED_S: Final = 1.0
 _LOGGER = logging.getLogger(__name__)
+
+Refusal = Literal["full", "slow", "limit", "garbage", "greeting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,21 @@ class Service(Protocol):
 class Observer(Protocol):
     """Who counts. Any thread."""
 
-    def connections(self, count: int) -> None: ...
+    def connections(self, count: int) -> None:
+        """So many are open."""
+        ...
 
-    def refused(self, reason: str) -> None: ...
+    def refused(self, reason: Refusal) -> None:
+        """A connection was turned away or closed."""
+        ...
 
-    def begun(self) -> None: ...
+    def begun(self) -> None:
+        """A request is there."""
+        ...
 
-    def ended(self, kind: Kind, meta: memoryview, seconds: float, received: int, sent: int, error: FondacoError | None) -> None: ...
+    def ended(self, kind: Kind, call: str, seconds: float, received: int, sent: int, shared: int, error: FondacoError | None) -> None:
+        """It is answered: with `sent` bytes through the socket and `shared` in shared memory, or with an error."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +257,7 @@ class _Served:
         self._attached, self._scratch = Attached(), Scratch()
         self._session: Session | None = None
         self._connection: Connection | None = None
+        self._shared = 0  # bytes of the last answer that lie in a slot
         self._slow_at = 0.0  # when the frame under way takes too long
         self.busy = True
 
@@ -351,7 +363,7 @@ class _Served:
     def _answer(self, connection: Connection, session: Session, header: Header, meta: memoryview, arrays: dict[str, Array]) -> None:
         observer, begun = self._server.observer, time.perf_counter()
         received = header.head_bytes + header.payload_bytes
-        sent = connection.sent
+        sent, self._shared = connection.sent, 0
         told: FondacoError | None = None
         observer.begun()
         try:
@@ -368,7 +380,8 @@ class _Served:
             failed = told = FondacoError(f"the graph server failed: {type(exc).__name__}: {exc}")
             self._send(frame(Kind.ERROR, header.request, error_body(failed)))
         finally:
-            observer.ended(Kind(header.kind), meta, time.perf_counter() - begun, received, connection.sent - sent, told)
+            seconds = time.perf_counter() - begun
+            observer.ended(Kind(header.kind), _call_of(meta), seconds, received, connection.sent - sent, self._shared, told)
 
     def _pieces(self, session: Session, header: Header, meta: memoryview, arrays: dict[str, Array]) -> list[bytes | memoryview]:
         deadline = Deadline(header.deadline_ms / 1000 if header.deadline_ms else None)
@@ -379,6 +392,7 @@ class _Served:
             answered = session.answer(header, meta, arrays, memory, deadline)
         found = {name: np.ascontiguousarray(array) for name, array in answered.arrays.items()}
         placed = memory.place(found)
+        self._shared = sum(found[name].nbytes for name in placed)
         return frame(
             Kind.ANSWER,
             header.request,
@@ -394,6 +408,21 @@ class _Served:
         assert self._connection is not None
         self._allow(sum(map(len, pieces)))
         self._connection.send(pieces, self._check)
+
+
+class _Tagged(msgspec.Struct):
+    type: str
+
+
+_TAGGED: Final = msgspec.msgpack.Decoder(_Tagged)
+
+
+def _call_of(meta: memoryview) -> str:
+    """The name of a query, by which it is counted."""
+    try:
+        return _TAGGED.decode(meta).type
+    except msgspec.MsgspecError:
+        return "unknown"
 
 
 @contextlib.contextmanager
