@@ -30,6 +30,7 @@ DATA: Final = 1  # values of dense rows; of ragged ones their bytes, or the indi
 OFFSETS: Final = 2  # int64 [rows + 1], of ragged rows
 VALUES: Final = 3  # values of sparse rows
 PRESENT: Final = 4  # uint8 [rows]; 0: every row is present
+SCALE: Final = 7  # in the last row: partitions per 2^32 rows; no division finds the owner
 COLUMNS: Final = 8
 
 LINE: Final = 64
@@ -56,7 +57,7 @@ def owner(feature: I64Array, row: int) -> int:
     partitions = feature.shape[0] - 1
     if partitions == 1:
         return 0
-    p = row * partitions // feature[partitions, START]  # ranges are nearly even, as hashes are
+    p = row * feature[partitions, SCALE] >> 32  # ranges are nearly even, as hashes are
     while feature[p + 1, START] <= row:
         p += 1
     while feature[p, START] > row:
@@ -79,47 +80,57 @@ def _source(feature: I64Array, row: int, row_bytes: int) -> int:
 
 @njit(nogil=True, cache=True)
 def gather_lines(feature: I64Array, rows: RowArray, row_bytes: int, out: int, stride: int, ahead: int) -> None:
-    """Dense rows of a multiple of 64 bytes to out, out + stride, ..."""
+    """Dense rows of a multiple of 64 bytes to out, out + stride, ... `ahead`: a power of two."""
     n = rows.size
-    for i in range(n):
-        if i + ahead < n:
-            asked = _source(feature, np.int64(rows[i + ahead]), row_bytes)
+    asked = np.empty(ahead, np.int64)  # a ring of the sources under way
+    for i in range(n + ahead):
+        slot = i & (ahead - 1)
+        if i >= ahead:
+            source = asked[slot]
+            target = out + (i - ahead) * stride
+            if source == 0:
+                _fill_zeros(target, row_bytes)
+            else:
+                for at in range(0, row_bytes, LINE):
+                    copy_line(target + at, source + at)
+        if i < n:
+            source = _source(feature, np.int64(rows[i]), row_bytes)
+            asked[slot] = source
             for at in range(0, row_bytes, LINE):
-                prefetch(asked + at)
-        source = _source(feature, np.int64(rows[i]), row_bytes)
-        target = out + i * stride
-        if source == 0:
-            _fill_zeros(target, row_bytes)
-        else:
-            for at in range(0, row_bytes, LINE):
-                copy_line(target + at, source + at)
+                prefetch(source + at)
 
 
 @njit(nogil=True, cache=True)
 def gather_words(feature: I64Array, rows: RowArray, out: int, stride: int, ahead: int) -> None:
     """Dense rows of 8 bytes: ids, numbers."""
     n = rows.size
-    for i in range(n):
-        if i + ahead < n:
-            prefetch(_source(feature, np.int64(rows[i + ahead]), 8))
-        source = _source(feature, np.int64(rows[i]), 8)
-        store_i64(out + i * stride, load_i64(source) if source != 0 else 0)
+    asked = np.empty(ahead, np.int64)
+    for i in range(n + ahead):
+        slot = i & (ahead - 1)
+        if i >= ahead:
+            store_i64(out + (i - ahead) * stride, load_i64(asked[slot]) if asked[slot] != 0 else 0)
+        if i < n:
+            asked[slot] = _source(feature, np.int64(rows[i]), 8)
+            prefetch(asked[slot])
 
 
 @njit(nogil=True, cache=True)
 def gather_rows(feature: I64Array, rows: RowArray, row_bytes: int, out: int, stride: int, ahead: int) -> None:
     """Dense rows of any width."""
     n = rows.size
-    for i in range(n):
-        if i + ahead < n:
-            asked = _source(feature, np.int64(rows[i + ahead]), row_bytes)
+    asked = np.empty(ahead, np.int64)
+    for i in range(n + ahead):
+        slot = i & (ahead - 1)
+        if i >= ahead:
+            if asked[slot] == 0:
+                _fill_zeros(out + (i - ahead) * stride, row_bytes)
+            else:
+                copy_bytes(out + (i - ahead) * stride, asked[slot], row_bytes)
+        if i < n:
+            source = _source(feature, np.int64(rows[i]), row_bytes)
+            asked[slot] = source
             for at in range(0, row_bytes, LINE):
-                prefetch(asked + at)
-        source = _source(feature, np.int64(rows[i]), row_bytes)
-        if source == 0:
-            _fill_zeros(out + i * stride, row_bytes)
-        else:
-            copy_bytes(out + i * stride, source, row_bytes)
+                prefetch(source + at)
 
 
 @njit(nogil=True, cache=True)

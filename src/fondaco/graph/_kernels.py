@@ -13,12 +13,13 @@ Bounds are the callers' affair: dense ids in [0, nodes), edge ids in [0, edges),
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
+from numba.extending import intrinsic
 
 from fondaco.core.memory import load_f32, load_i32, load_i64, loader, prefetch
 from fondaco.graph._draws import below, exponential, mix, unit
@@ -31,6 +32,20 @@ U64Array = npt.NDArray[np.uint64]
 
 load_f64 = loader(ir.DoubleType(), types.float64)
 
+
+def _at_most(typing_context: Any, a: Any, b: Any, yes: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        chosen = builder.select(builder.fcmp_ordered("<=", args[0], args[1]), args[2], ir.Constant(ir.IntType(64), 0))
+        # without this LLVM makes a branch of it after all, even of masks: three times slower, measured
+        chosen.set_metadata("unpredictable", builder.module.add_metadata([]))
+        return chosen
+
+    return types.int64(types.float64, types.float64, types.int64), codegen
+
+
+if_at_most: Any = intrinsic(_at_most)
+"""`if_at_most(a, b, yes)`: `yes` if a <= b, else 0, without a branch; a, b float64."""
+
 # -- columns of a packed adjacency: first dense node and edge of the partition (the last row has the ends), addresses of its sections ---
 NODE: Final = 0
 EDGE: Final = 1
@@ -39,6 +54,7 @@ INDICES: Final = 3
 WEIGHTS: Final = 4
 CUMULATIVE: Final = 5
 TIMES: Final = 6
+SCALE: Final = 6  # in the last row: partitions per 2^32 nodes, and in the next column edges; no division finds the owner
 COLUMNS: Final = 8
 
 # -- columns of a row: address of its first neighbour, dense id of its first edge, its length up to the as-of bound, its partition ------
@@ -65,7 +81,7 @@ def owner(adjacency: I64Array, column: int, dense: int) -> int:
     partitions = adjacency.shape[0] - 1
     if partitions == 1:
         return 0
-    p = dense * partitions // adjacency[partitions, column]  # ranges are nearly even, as hashes are
+    p = dense * adjacency[partitions, SCALE + column] >> 32  # ranges are nearly even, as hashes are
     while adjacency[p + 1, column] <= dense:
         p += 1
     while adjacency[p, column] > dense:
@@ -245,6 +261,14 @@ def fill_uniform_again(
 # -- weighted ---------------------------------------------------------------------------------------------------------------------------
 
 
+@njit(nogil=True, cache=True)
+def _reaching(cumulative: int, length: int, total: float) -> int:
+    """The first index whose sum is the total: the last of positive weight."""
+    while length > 1 and load_f64(cumulative + 8 * (length - 2)) >= total:
+        length -= 1
+    return length - 1
+
+
 @njit(nogil=True, cache=True, inline="always")
 def draw_weighted(cumulative: int, length: int, total: float, x: np.uint64) -> int:
     """The index drawn by `x` in proportion to the weights whose inclusive sums lie at the address: the first whose sum is above u * total.
@@ -252,13 +276,13 @@ def draw_weighted(cumulative: int, length: int, total: float, x: np.uint64) -> i
     So an index of weight 0, whose sum is its predecessor's, is never drawn. total > 0 is the last of the `length` sums.
     """
     target = unit(x) * total
+    if target >= total:  # rounded up, which only the tiniest of totals are
+        return _reaching(cumulative, length, total)
     low = 0
-    while length > 1:  # as many steps for every draw from a list, and no branch on its sums: half the time
+    while length > 1:  # as many steps for every draw from a list, and no branch on a sum, which nobody could predict
         half = length >> 1
-        low += half if load_f64(cumulative + 8 * (low + half - 1)) <= target else 0
+        low += if_at_most(load_f64(cumulative + 8 * (low + half - 1)), target, half)
         length -= half
-    while low > 0 and load_f64(cumulative + 8 * (low - 1)) >= total:
-        low -= 1  # only where u * total was rounded up to total: the last of positive weight, not one of weight 0 after it
     return low
 
 
@@ -278,7 +302,10 @@ def fill_weighted_again(
     used = 0
     for i in range(n):
         if i + _AHEAD < n:
-            prefetch(_sums_of(adjacency, rows, i + _AHEAD) + 8 * (rows[i + _AHEAD, LENGTH] - 1))
+            sums = _sums_of(adjacency, rows, i + _AHEAD)
+            for at in range(0, min(8 * rows[i + _AHEAD, LENGTH], 512), 64):
+                prefetch(sums + at)
+            prefetch(rows[i + _AHEAD, ADDRESS])
         length = rows[i, LENGTH]
         cumulative = _sums_of(adjacency, rows, i)
         total = load_f64(cumulative + 8 * (length - 1)) if length > 0 else 0.0

@@ -48,6 +48,7 @@ def pack_feature(
     for column, addresses in columns:
         if addresses is not None:
             table[:partitions, column] = addresses
+    table[partitions, kernels.SCALE] = (partitions << 32) // max(int(starts[-1]), 1)
     return table
 
 
@@ -55,7 +56,7 @@ def gather(feature: I64Array, rows: RowArray, row_bytes: int, out: int, stride: 
     """Copy dense rows of `row_bytes` to the address `out`, `stride` bytes apart (one after the other by default)."""
     rows = _rows(rows)
     apart = row_bytes if stride is None else stride
-    ahead = min(max(_LINES_AHEAD * kernels.LINE // max(row_bytes, 1), 1), _ROWS_AHEAD_MAX)
+    ahead = min(1 << max(_LINES_AHEAD * kernels.LINE // max(row_bytes, 1), 1).bit_length(), _ROWS_AHEAD_MAX)
     if row_bytes == 8:
         kernels.gather_words(feature, rows, out, apart, ahead)
     elif row_bytes % kernels.LINE == 0:

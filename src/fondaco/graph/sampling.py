@@ -80,6 +80,8 @@ def pack_adjacency(
     for column, addresses in (*columns, (_kernels.CUMULATIVE, cumulative), (_kernels.TIMES, times)):
         if addresses is not None:
             table[:partitions, column] = addresses
+    table[partitions, _kernels.SCALE] = (partitions << 32) // max(int(node_starts[-1]), 1)
+    table[partitions, _kernels.SCALE + 1] = (partitions << 32) // max(int(edge_starts[-1]), 1)
     return table
 
 
