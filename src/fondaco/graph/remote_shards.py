@@ -1,8 +1,8 @@
 """Remote shards: all parts of a graph version for the server that answers a whole query: its own from files, others' by asking.
 
-Requests to several shards are all sent before the first answer is awaited, and this server's own are answered meanwhile. Each shard is asked
-of one of its replicas, and of the next if that one is gone (`failover`); a shard that nobody holds is an error that names its partitions.
-Every part is of one version, which stands in each request. Any thread.
+Requests to several shards are all sent before the first answer is awaited, and this server's own are answered meanwhile. Each shard is
+asked of one of its replicas, and of the next if that one is gone (`failover`); a shard that nobody holds is an error that names its
+partitions. Every part is of one version, which stands in each request. Any thread.
 """
 
 from __future__ import annotations
