@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fondaco.core.errors import InputError
 from fondaco.graph import sampling
+from fondaco.graph._kernels import draw_weighted
 from graph import reference
 from graph.reference import Lists
 
@@ -248,6 +249,15 @@ def test_an_edge_of_weight_zero_is_never_drawn(fan_out: int, replace: bool) -> N
     assert set(found.neighbours % 8) <= {2, 4, 5}
     assert found.counts[:300].min() == fan_out
     assert found.counts[300] == 0
+
+
+@pytest.mark.parametrize("weight", [1e-45, 1.1754944e-38, 1.0, 1.0000001, 3.4028235e38])
+def test_the_greatest_draw_stays_below_the_total_whatever_its_size(weight: float) -> None:
+    total = float(np.float32(weight))
+    assert total * ((1 << 53) - 1) / (1 << 53) < total
+    sums = np.array([total / 2, total, total, total])
+    assert draw_weighted(sums.ctypes.data, 4, total, np.uint64((1 << 64) - 1)) == 1
+    assert draw_weighted(sums.ctypes.data, 4, total, np.uint64(0)) == 0
 
 
 def test_a_list_no_longer_than_the_fan_out_is_given_whole_in_list_order() -> None:

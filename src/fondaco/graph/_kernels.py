@@ -261,23 +261,14 @@ def fill_uniform_again(
 # -- weighted ---------------------------------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
-def _reaching(cumulative: int, length: int, total: float) -> int:
-    """The first index whose sum is the total: the last of positive weight."""
-    while length > 1 and load_f64(cumulative + 8 * (length - 2)) >= total:
-        length -= 1
-    return length - 1
-
-
 @njit(nogil=True, cache=True, inline="always")
 def draw_weighted(cumulative: int, length: int, total: float, x: np.uint64) -> int:
     """The index drawn by `x` in proportion to the weights whose inclusive sums lie at the address: the first whose sum is above u * total.
 
-    So an index of weight 0, whose sum is its predecessor's, is never drawn. total > 0 is the last of the `length` sums.
+    So an index of weight 0, whose sum is its predecessor's, is never drawn. total > 0 is the last of the `length` sums. u is at most
+    1 - 2^-53 and the total, a sum of float32, is no subnormal float64: u * total is always rounded to less than the total.
     """
     target = unit(x) * total
-    if target >= total:  # rounded up, which only the tiniest of totals are
-        return _reaching(cumulative, length, total)
     low = 0
     while length > 1:  # as many steps for every draw from a list, and no branch on a sum, which nobody could predict
         half = length >> 1
