@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Csr:
             columns[0, p] = self._address(indptr)
             columns[1, p] = self._address(self.dst[first:last])
             if self.weights is not None:
-                sums = [np.cumsum(self.weights[first:last][a:b], dtype=np.float64) for a, b in zip(indptr[:-1], indptr[1:], strict=True)]
+                sums = [np.cumsum(self.weights[first:last][a:b], dtype=np.float64) for a, b in pairwise(indptr)]
                 columns[2, p] = self._address(self.weights[first:last])
                 columns[3, p] = self._address(np.concatenate([*sums, np.empty(0)]))
             if self.times is not None:

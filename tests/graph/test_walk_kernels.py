@@ -211,7 +211,7 @@ def test_lists_that_are_not_here_stop_a_walker_and_change_nothing() -> None:
     assert out.tolist() == [[-1, 1, 2, -1, -1, -1, -1]]
 
 
-# -- distributions --------------------------------------------------------------------------------------------------------------------------
+# -- distributions ------------------------------------------------------------------------------------------------------------------------
 
 # a graph with every kind of second step: back, to a common neighbour, further away; parallel edges; a self-loop
 EDGES = [
