@@ -22,15 +22,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from fondaco.core.errors import FondacoError, LimitError, ProtocolError, UnavailableError
 from fondaco.dataplane.faults import error_of
+from fondaco.graph.buffers import BufferPool
 from fondaco.graph.connection import TICK_S, Address, Connection, dial, read_arrays, unexpected
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.frames import ANSWER_LIMITS, Array, Header, Kind, frame, total_bytes
 from fondaco.graph.handshake import Hello, Welcome, decode_welcome, encode
-from fondaco.graph.ring import SLOT_BYTES_MIN, Budget, Bytes, Ring
+from fondaco.graph.ring import Budget, Bytes, Ring
 
 PING_S: Final = 0.2
 CONNECT_S: Final = 0.4  # with somebody else to ask; alone, as long as the deadline allows
@@ -81,15 +80,13 @@ class Link:
     def __init__(self, connection: Connection, welcome: Welcome, budget: Budget, *, shared: bool) -> None:
         self.connection, self.welcome = connection, welcome
         self.used = False  # whether an answer came on it
-        self._shared = Ring(budget, shared=True) if shared and connection.is_unix and welcome.shared_memory else None
-        self._private = Ring(budget, shared=False)
-        self._numbers = itertools.count(1)
+        self.ring = Ring(budget) if shared and connection.is_unix and welcome.shared_memory else None
+        self.numbers = itertools.count(1)
 
     def close(self) -> None:
         self.connection.close()
-        for ring in (self._shared, self._private):
-            if ring is not None:
-                ring.close()
+        if self.ring is not None:
+            self.ring.close()
 
 
 class Peer:
@@ -100,6 +97,7 @@ class Peer:
         address: Address,
         hello: Callable[[], Hello],
         budget: Budget,
+        pool: BufferPool,
         *,
         tls: ssl.SSLContext | None = None,
         shared_memory: bool = True,
@@ -107,9 +105,11 @@ class Peer:
     ) -> None:
         """
         Args:
-            hello: makes the greeting of each connection. unix: go to its Unix socket, if it has one that can be reached.
+            hello: makes the greeting of each connection. budget: of shared memory. pool: memory for answers that come through a socket.
+            unix: go to its Unix socket, if it has one that can be reached.
         """
         self.address, self._hello, self._budget, self._tls, self._shared_memory = address, hello, budget, tls, shared_memory
+        self.pool = pool
         self._may_unix = unix
         self._lock = threading.Lock()
         self._idle: list[Link] = []
@@ -299,7 +299,7 @@ class Exchange:
 
     def __init__(self, peer: Peer, link: Link, asked: Asked, deadline: Deadline, patient: bool) -> None:
         self._peer, self._link, self._asked, self._deadline, self._patient = peer, link, asked, deadline, patient
-        self._slot = None if link._shared is None else link._shared.take(peer._room(asked))
+        self._slot = None if link.ring is None else link.ring.take(peer._room(asked))
         self._number = 0
 
     def send(self) -> None:
@@ -367,13 +367,13 @@ class Exchange:
             self._peer._put(link)
             raise LimitError("arrays of a frame, in bytes", size, limit, "Ask with fewer ids at a time.")
         watch = Watch(self._peer, link.connection, self._deadline, self._patient)
-        if link._shared is not None:
-            for number in link._shared.take_dropped():
+        if link.ring is not None:
+            for number in link.ring.take_dropped():
                 link.connection.send(frame(Kind.ATTACH, 0, slot=number + 1), watch)
             if slot is not None and slot.descriptor is not None:
                 link.connection.send(frame(Kind.ATTACH, 0, slot=slot.number + 1, room=slot.size), watch, slot.descriptor)
                 slot.sent()
-        self._number = next(link._numbers)
+        self._number = next(link.numbers)
         slotted = (0, 0) if slot is None else (slot.number + 1, slot.size)
         link.connection.send(
             frame(
@@ -401,10 +401,10 @@ class Exchange:
             raise _RefusedError(_error(meta, self._peer.name))
         region: Bytes | None = None
         if header.slot:
-            if slot is None or header.slot != slot.number + 1 or link._shared is None:
+            if slot is None or header.slot != slot.number + 1 or link.ring is None:
                 raise ProtocolError(self._peer.name, f"an answer in slot {header.slot}, which was not offered")
-            region, self._slot = link._shared.lend(slot), None
-        memory = _memory(header.payload_bytes, link._private, sinks=bool(self._asked.sinks))
+            region, self._slot = link.ring.lend(slot), None
+        memory = self._peer.pool.take(header.payload_bytes)
         arrays = read_arrays(connection, header, entries, memory, region, watch, self._asked.sinks)
         if slot is not None and region is not None and header.room * 8 < slot.size:
             arrays = {name: array.copy() for name, array in arrays.items()}  # too little to hold so much for it
@@ -415,8 +415,8 @@ class Exchange:
         return Reply(header.graph_version, meta, arrays)
 
     def _give_slot_back(self) -> None:
-        if self._slot is not None and self._link._shared is not None:
-            self._link._shared.put_back(self._slot)
+        if self._slot is not None and self._link.ring is not None:
+            self._link.ring.put_back(self._slot)
             self._slot = None
 
 
@@ -426,14 +426,6 @@ class _RefusedError(Exception):
     def __init__(self, error: FondacoError) -> None:
         super().__init__(error)
         self.error = error
-
-
-def _memory(size: int, ring: Ring, *, sinks: bool) -> Bytes:
-    if size >= SLOT_BYTES_MIN and not sinks:
-        slot = ring.take(size)
-        if slot is not None:
-            return ring.lend(slot)
-    return np.empty(size, np.uint8)
 
 
 def _alike(asked: Asked) -> tuple[str, int]:

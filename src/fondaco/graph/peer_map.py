@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from fondaco.core.errors import FondacoError
+from fondaco.graph.buffers import BufferPool
 from fondaco.graph.connection import Address
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.failover import ask
@@ -57,7 +58,7 @@ class PeerMap:
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._refreshed_at = -1e9
-        self._budget = Budget()
+        self._budget, self.pool = Budget(), BufferPool()
         self._peers: dict[str, Peer] = {}  # by address
         self._servers: dict[str, ServerInfo] = {}
         self._secrets: dict[str, str] = {}
@@ -143,7 +144,7 @@ class PeerMap:
             token = self._secrets.get(str(address), self._token)
             return Hello(pid=os.getpid(), graph=self._graph, token=token, role="peer")
 
-        return Peer(address, hello, self._budget, tls=self._tls, shared_memory=self._shared_memory)
+        return Peer(address, hello, self._budget, self.pool, tls=self._tls, shared_memory=self._shared_memory)
 
     def _meet_named(self) -> None:
         met: dict[str, ServerInfo] = {}

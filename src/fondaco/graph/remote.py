@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from fondaco.core.errors import FondacoError, InputError, ProtocolError, StateError
+from fondaco.graph.buffers import BufferPool
 from fondaco.graph.connection import Address
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.failover import ask
@@ -59,7 +60,7 @@ class RemoteGraph(Graph):
             raise InputError("no address of a graph server; give at least one, as 127.0.0.1:7080")
         self._graph, self._pin, self._timeout_s = graph, version, timeout_s
         self._shared_memory, self._unix, self._token, self._tls = shared_memory, unix, token, tls
-        self._budget = Budget()
+        self._budget, self._pool = Budget(), BufferPool()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._peers: dict[str, Peer] = {}
@@ -170,7 +171,7 @@ class RemoteGraph(Graph):
             peer.close()
 
     def _peer(self, address: Address) -> Peer:
-        return Peer(address, self._hello, self._budget, tls=self._tls, shared_memory=self._shared_memory, unix=self._unix)
+        return Peer(address, self._hello, self._budget, self._pool, tls=self._tls, shared_memory=self._shared_memory, unix=self._unix)
 
     def _hello(self) -> Hello:
         return Hello(pid=os.getpid(), graph=self._graph, version=self._pin, token=self._token)

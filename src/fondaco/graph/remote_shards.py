@@ -8,7 +8,7 @@ partitions. Every part is of one version, which stands in each request. Any thre
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from fondaco.graph.peer import Asked, Peer
 from fondaco.graph.peer_map import PeerMap
 from fondaco.graph.queries import Arrays
 from fondaco.graph.schema import Direction, GraphSchema
-from fondaco.graph.shards import EdgeFeature, NodeFeature, ShardRequest, encode_shard_query
+from fondaco.graph.shards import Allocator, EdgeFeature, NodeFeature, ShardQuery, ShardRequest, encode_shard_query
 
 if TYPE_CHECKING:
     from fondaco.graph.serving import ServedVersion
@@ -83,7 +83,10 @@ class RemoteShards:
     def _answer(self, request: ShardRequest) -> Arrays:
         if isinstance(request.query, (NodeFeature, EdgeFeature)):
             self._gathered(len(request.arrays["rows"]))
-        return self._version.answers.answer(request.query, request.arrays, request.out)
+        out = request.out
+        if out is None:
+            out = feature_memory(self.schema, request.query, request.arrays, self._peers.pool.take)
+        return self._version.answers.answer(request.query, request.arrays, out)
 
     def _send(self, request: ShardRequest, deadline: Deadline) -> _Part:
         out = request.out
@@ -105,6 +108,18 @@ class RemoteShards:
         noun = "partition" if len(held) == 1 else "partitions"
         name, count = self._version.info.graph, self._peers.me.shards
         return f"{noun} {shown} of graph {name!r} (shard {self._shards[shard]}/{count})"
+
+
+def feature_memory(schema: GraphSchema, query: ShardQuery, arrays: Arrays, allocate: Allocator) -> npt.NDArray[Any] | None:
+    """Where the rows of a dense feature go: [rows, *shape]; None: it is none."""
+    if not isinstance(query, (NodeFeature, EdgeFeature)) or "rows" not in arrays:
+        return None
+    owner = schema.node(query.node_type) if isinstance(query, NodeFeature) else schema.edge(query.edge_type)
+    feature = owner.feature(query.name)
+    if feature.kind != "dense":
+        return None
+    count = len(arrays["rows"])
+    return allocate(count * feature.row_bytes).view(feature.numpy_dtype).reshape(count, *feature.shape)
 
 
 class _Part:

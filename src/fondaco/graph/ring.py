@@ -1,10 +1,9 @@
-"""Ring: memory that answers arrive in, used again and again, so that a batch costs no page faults and, on one host, no copy.
+"""Ring: shared memory that answers are written into by a server on the same machine, so that a batch is never copied.
 
 The client owns it. A *slot* is a sealed memfd that goes to the server once, as a descriptor over the Unix socket; each request names a free
 slot, the server writes the answer's arrays straight into it, and the client's arrays are views of it. When the last view is gone, the slot
 is free again. So flow control is the client's alone and nobody waits: without a free slot, or with one too small, the answer comes through
-the socket. A client killed at any moment leaves nothing: the memory dies with its last holder. Answers that come through a socket are
-received into slots of private memory, which are kept in the same way.
+the socket. A client killed at any moment leaves nothing: the memory dies with its last holder.
 
 The server maps only what is sealed against shrinking (a file cut short under its mapping would kill it), and of a stated size.
 A `Ring` serves one connection and one exchange at a time; views may die in any thread. After a fork, what was lent before is never written
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import LimitError, ProtocolError
+from fondaco.graph.buffers import BufferPool
 from fondaco.graph.frames import Array, aligned, total_bytes
 
 Bytes = npt.NDArray[np.uint8]
@@ -62,24 +62,21 @@ class Slot:
 
     __slots__ = ("__weakref__", "array", "descriptor", "number", "retired", "size")
 
-    def __init__(self, number: int, size: int, *, shared: bool) -> None:
+    def __init__(self, number: int, size: int) -> None:
         """
         Raises:
             OSError: there is no memory for it.
         """
         self.number, self.size, self.retired = number, size, False
-        self.descriptor: int | None = None
-        if shared:
-            self.descriptor = os.memfd_create("fondaco-graph", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            try:
-                os.posix_fallocate(self.descriptor, 0, size)  # now, where it is an error; on a write by the server it would be its end
-                fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
-                self.array = _map(self.descriptor, size)
-            except BaseException:
-                self.sent()
-                raise
-        else:
-            self.array = _map(-1, size)
+        descriptor = os.memfd_create("fondaco-graph", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor: int | None = descriptor
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # now, where it is an error; on a write by the server it would be its end
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            self.array = _map(descriptor, size)
+        except BaseException:
+            self.sent()
+            raise
 
     def sent(self) -> None:
         """Close the descriptor: the server has its own, or will never have one."""
@@ -101,8 +98,8 @@ class _Lease:
 class Ring:
     """The slots of one connection."""
 
-    def __init__(self, budget: Budget, *, shared: bool) -> None:
-        self._budget, self._shared = budget, shared
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._free: list[Slot] = []
         self._lent: set[Slot] = set()
         self._returned: deque[Slot] = deque()  # filled by ends of views, in whatever thread and moment; so no lock
@@ -162,8 +159,7 @@ class Ring:
 
     def _drop(self, slot: Slot) -> None:
         slot.sent()
-        if self._shared:
-            self._dropped.append(slot.number)
+        self._dropped.append(slot.number)
 
     def _make(self, size: int) -> Slot | None:
         while len(self._free) + len(self._lent) >= SLOTS_MAX - 1 or self._budget.used() + size > self._budget.limit:
@@ -171,7 +167,7 @@ class Ring:
                 return None
             self._drop(self._free.pop(0))
         try:
-            slot = Slot(self._made, size, shared=self._shared)
+            slot = Slot(self._made, size)
         except OSError:
             return None
         self._made += 1
@@ -184,8 +180,7 @@ _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
 
 def _after_fork_in_parent() -> None:
     for ring in tuple(_rings):
-        if ring._shared:  # private memory is copied when it is written
-            ring.retire_lent()
+        ring.retire_lent()
 
 
 os.register_at_fork(after_in_parent=_after_fork_in_parent)
@@ -199,8 +194,7 @@ def _rounded(size: int) -> int:
 
 
 def _map(descriptor: int, size: int) -> Bytes:
-    flags = mmap.MAP_SHARED if descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(descriptor, size, flags=flags)
+    memory = mmap.mmap(descriptor, size)
     if size >= _HUGE:
         with contextlib.suppress(OSError):  # advice; some kernels have none
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -251,50 +245,17 @@ class Attached:
         self._slots.clear()
 
 
-class Scratch:
-    """Memory for big arrays of answers that go through the socket, kept from one to the next: good until the next `begin`. One thread."""
-
-    KEPT_MAX: Final = 64 << 20
-
-    def __init__(self) -> None:
-        self._memory: Bytes | None = None
-        self._end = 0
-        self._wanted = 0
-
-    def begin(self) -> None:
-        """A new answer: what was handed out is free."""
-        if SLOT_BYTES_MIN < self._wanted <= self.KEPT_MAX and (self._memory is None or self._memory.nbytes < self._wanted):
-            self._memory = _map(-1, _rounded(self._wanted))
-        self._end = self._wanted = 0
-
-    def allocate(self, size: int) -> Bytes:
-        """So many bytes, aligned."""
-        self._wanted += aligned(size)
-        if self._memory is None or self._end + size > self._memory.nbytes:
-            return _aligned_empty(size)
-        found = self._memory[self._end : self._end + size]
-        self._end = aligned(self._end + size)
-        return found
-
-
-def _aligned_empty(size: int) -> Bytes:
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
-
-
 class AnswerMemory:
-    """Where the arrays of one answer go: into the slot as long as there is room, then into scratch. An `Allocator`. One thread."""
+    """Where the arrays of one answer go: into the slot as long as there is room, then into the pool. An `Allocator`. One thread."""
 
-    def __init__(self, slot: Bytes | None, scratch: Scratch) -> None:
-        self._slot, self._scratch = slot, scratch
+    def __init__(self, slot: Bytes | None, pool: BufferPool) -> None:
+        self._slot, self._pool = slot, pool
         self._end = 0
-        scratch.begin()
 
     def __call__(self, size: int) -> Bytes:
         if self._slot is not None and self._end + size <= self._slot.nbytes:
             return self._take(self._slot, size)
-        return self._scratch.allocate(size)
+        return self._pool.take(size)
 
     def _take(self, slot: Bytes, size: int) -> Bytes:
         found = slot[self._end : self._end + size]

@@ -25,11 +25,12 @@ import numpy as np
 
 from fondaco.core.errors import DeadlineExceededError, FondacoError, InputError, LimitError, ProtocolError, UnavailableError
 from fondaco.dataplane.faults import error_body
+from fondaco.graph.buffers import BufferPool
 from fondaco.graph.connection import TICK_S, Address, Connection, read_arrays, unexpected
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.frames import REQUEST_LIMITS, Array, Header, Kind, Limits, frame
 from fondaco.graph.handshake import Hello, Welcome, decode_hello, encode
-from fondaco.graph.ring import AnswerMemory, Attached, Scratch, room_of
+from fondaco.graph.ring import AnswerMemory, Attached, room_of
 
 BACKLOG: Final = 256
 FRAME_S: Final = 10.0  # for a frame to become complete, once it began, and for a greeting to come
@@ -140,6 +141,7 @@ class GraphServer:
             InputError: an address cannot be listened on.
         """
         self.service, self.observer, self.limits = service, observer, limits or ServerLimits()
+        self.pool = BufferPool()  # for arrays of answers that go through sockets
         self._tls = tls
         self._unix = unix
         self._tcp_listener = _listen_tcp(host, port) if host is not None else None
@@ -254,7 +256,7 @@ class _Served:
 
     def __init__(self, server: GraphServer, sock: socket.socket, name: str, tls: ssl.SSLContext | None) -> None:
         self._server, self._sock, self.name, self._tls = server, sock, name, tls
-        self._attached, self._scratch = Attached(), Scratch()
+        self._attached = Attached()
         self._session: Session | None = None
         self._connection: Connection | None = None
         self._shared = 0  # bytes of the last answer that lie in a slot
@@ -386,7 +388,7 @@ class _Served:
     def _pieces(self, session: Session, header: Header, meta: memoryview, arrays: dict[str, Array]) -> list[bytes | memoryview]:
         deadline = Deadline(header.deadline_ms / 1000 if header.deadline_ms else None)
         slot = self._attached.find(header.slot - 1) if header.slot else None
-        memory = AnswerMemory(slot, self._scratch)
+        memory = AnswerMemory(slot, self._server.pool)
         kind = Kind(header.kind)
         with _passed(self._server.gates[kind], deadline):
             answered = session.answer(header, meta, arrays, memory, deadline)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy.typing as npt
 
 from fondaco.core.errors import (
     GraphNotFoundError,
@@ -30,13 +29,12 @@ from fondaco.graph.graph_metrics import GraphMetrics
 from fondaco.graph.handshake import Hello, Welcome
 from fondaco.graph.peer_map import PeerMap
 from fondaco.graph.queries import decode_query
-from fondaco.graph.remote_shards import RemoteShards
+from fondaco.graph.remote_shards import RemoteShards, feature_memory
 from fondaco.graph.ring import AnswerMemory
-from fondaco.graph.schema import Feature
 from fondaco.graph.server import Answered, ServerLimits
-from fondaco.graph.serving import ServedVersion, ServedVersions
+from fondaco.graph.serving import ServedVersions
 from fondaco.graph.shard_checks import check_held
-from fondaco.graph.shards import EdgeFeature, NodeFeature, ShardQuery, decode_shard_query
+from fondaco.graph.shards import EdgeFeature, NodeFeature, decode_shard_query
 from fondaco.graph.store_features import StoreFeatures
 
 PEER: Final = "peer"
@@ -165,7 +163,7 @@ class GraphSession:
         deadline.check()
         with service.versions.lease(header.graph_version) as version:
             check_held(version.opened, query, arrays)
-            out = _feature_memory(version, query, arrays, memory)
+            out = feature_memory(version.info.schema, query, arrays, memory)
             answer = version.answers.answer(query, arrays, out)
             if isinstance(query, (NodeFeature, EdgeFeature)):
                 service.metrics.gathered(len(arrays["rows"]))
@@ -178,17 +176,3 @@ def _readable() -> Iterator[None]:
         yield
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InputError(f"the query cannot be read: {exc}; is the client of another version of Fondaco than the server?") from None
-
-
-def _feature_memory(version: ServedVersion, query: ShardQuery, arrays: dict[str, Array], memory: AnswerMemory) -> npt.NDArray[Any] | None:
-    """Where the rows of a dense feature go."""
-    if not isinstance(query, (NodeFeature, EdgeFeature)) or "rows" not in arrays:
-        return None
-    schema = version.info.schema
-    owner = schema.node(query.node_type) if isinstance(query, NodeFeature) else schema.edge(query.edge_type)
-    feature: Feature = owner.feature(query.name)
-    if feature.kind != "dense":
-        return None
-    count = len(arrays["rows"])
-    found: npt.NDArray[Any] = memory(count * feature.row_bytes).view(feature.numpy_dtype).reshape(count, *feature.shape)
-    return found
