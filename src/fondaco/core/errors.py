@@ -571,7 +571,7 @@ class CorruptFileError(StorageError):
         elif self.section.startswith("batch at "):
             remedy = "Other records of the log can be read; restore the file, or give up what is lost with delete_before."
         else:
-            remedy = "Roll back to another version, or push again."
+            remedy = "Roll back to another version, or push (a graph: build) it again."
         return f"{self.path}: section {self.section!r} is damaged: {self.reason}. {remedy}"
 
 

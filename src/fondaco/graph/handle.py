@@ -66,6 +66,7 @@ class GraphHandle(GraphVersions, EmbeddedGraph):
         """Let go of files and readers. Answers, and calls in flight, keep what they need. Twice is once."""
         self._source.close()
         EmbeddedGraph.close(self)
+        self._last = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GraphHandle, (self._home, self.name, self._pinned)

@@ -68,7 +68,7 @@ class VersionSource:
         self._current: OpenGraph | None = None
         self._seen = _NONE  # what the cell said when `_current` was chosen; written after it, read before it
         self._failed: tuple[int, float] | None = None  # version that could not be opened, time of the next attempt
-        self.adoption_error: Exception | None = None
+        self._failure: Exception | None = None
         self.pinned = None if version is None else int(check_version_number(version))
         if self.pinned is None:
             self._cell, self._identity = _map_cell(self._layout, self.name)
@@ -102,6 +102,11 @@ class VersionSource:
         """What the cell names now, opened or not; 0: none."""
         number = self._cell[0]
         return 0 if number == DELETED else number
+
+    @property
+    def adoption_error(self) -> Exception | None:
+        """Why the version that the cell names could not be opened, so that calls go on with another; None: they do not."""
+        return None if self._cell[0] == self._seen else self._failure
 
     def prepare(self) -> OpenGraph | None:
         """The version that the cell names, if `get` would have to open it: opened, for a server to warm before `adopt`. None: no change.
@@ -165,7 +170,7 @@ class VersionSource:
     def _take(self, opened: OpenGraph | None, number: int) -> None:
         self._current = opened  # before `_seen`: whoever sees the new number finds the new version
         self._seen = number
-        self._failed = self.adoption_error = None
+        self._failed = self._failure = None
 
     def _note_failure(self, number: int, failure: Exception) -> None:
         assert self._current is not None
@@ -173,7 +178,7 @@ class VersionSource:
             kept = self._current.version
             _LOGGER.warning("graph %r: v%d cannot be opened, calls go on with v%d: %s", self.name, number, kept, failure)
         self._failed = (number, time.monotonic() + RETRY_SECONDS)
-        self.adoption_error = failure
+        self._failure = failure
 
     def _look_again(self) -> OpenGraph:
         """There is no version: unless the graph was deleted and made again under its name, and so has another cell."""
