@@ -24,7 +24,7 @@ NODES_MAX: Final = 2**31 - 1  # of one type: a dense id is an int32
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """One section file. `checksum` (16 hex digits) is the XXH64 of its header and table, which hold the checksums of all its sections."""
+    """One section file. `checksum` (16 hex digits) is the one in its header, of header and table; they hold those of all its sections."""
 
     name: str
     bytes: int

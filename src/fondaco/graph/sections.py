@@ -35,10 +35,12 @@ MAGIC: Final = b"\x89FONGRF\n"  # the first byte is no ASCII and no UTF-8 start,
 FORMAT_VERSION: Final = 1
 FIXED_BYTES: Final = 64
 HEADER_BYTES: Final = 4096  # header and table together: the first section begins on a page
+HEADER_BYTES_MAX: Final = 1 << 20  # of a later format; nobody has to trust a longer one
 ALIGN: Final = 64
 CHUNK_BYTES: Final = 16 << 20  # of one write, so that a signal is not kept waiting
 
-_HEADER: Final = struct.Struct("<8sIIQ")  # magic, format version, header bytes, XXH64 of the table; then zeros up to 64 bytes
+_HEADER: Final = struct.Struct("<8sIIQ")  # magic, format version, header bytes, checksum; then zeros up to 64 bytes
+_CHECKSUM: Final = slice(16, 24)
 
 
 class SectionEntry(msgspec.Struct, frozen=True):
@@ -168,15 +170,18 @@ class SectionWriter:
         table = msgspec.json.encode(self._sections)
         if len(table) > HEADER_BYTES - FIXED_BYTES:
             raise InputError(f"{self.path.name}: the table of {len(self._sections)} sections takes {len(table)} bytes; use shorter names")
-        table = table.ljust(HEADER_BYTES - FIXED_BYTES, b" ")
-        head = _HEADER.pack(MAGIC, FORMAT_VERSION, HEADER_BYTES, _hash_bytes(table)).ljust(FIXED_BYTES, b"\0") + table
+        head = _HEADER.pack(MAGIC, FORMAT_VERSION, HEADER_BYTES, 0).ljust(FIXED_BYTES, b"\0") + table.ljust(
+            HEADER_BYTES - FIXED_BYTES, b" "
+        )
+        checksum = _header_checksum(head)
+        head = _HEADER.pack(MAGIC, FORMAT_VERSION, HEADER_BYTES, checksum) + head[_HEADER.size :]
         with os_errors(self.path):
             os.fsync(descriptor)  # the sections before the header, which says that they are there
             self._write(np.frombuffer(head, np.uint8), 0)
             os.fsync(descriptor)
             os.close(descriptor)
         self._descriptor = None
-        self.entry = FileEntry(self.path.name, self._end, f"{_hash_bytes(head):016x}")
+        self.entry = FileEntry(self.path.name, self._end, f"{checksum:016x}")
         return self.entry
 
     def abort(self) -> None:
@@ -320,7 +325,7 @@ def open_sections(path: Path | str, *, verify: bool = False) -> Sections:
 
     Raises:
         FileNotFoundError: it is not there.
-        CorruptFileError: no such file, cut short, or damaged; names the section ("header", "table", or one of the file's).
+        CorruptFileError: no such file, cut short, or damaged; names the section ("header", or one of the file's).
         FormatVersionError: written by a newer Fondaco.
     """
     path = Path(path)
@@ -332,24 +337,21 @@ def open_sections(path: Path | str, *, verify: bool = False) -> Sections:
             raise CorruptFileError(str(path), "header", reason)
         mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # neighbours and features are read in no order; `warm` reads ahead where there is room
-    magic, version, header_bytes, table_checksum = _HEADER.unpack_from(mapped)
+    magic, version, header_bytes, checksum = _HEADER.unpack_from(mapped)
     if magic != MAGIC:
         blank = not any(mapped[:FIXED_BYTES])
         reason = "its writer did not finish it" if blank else "it is no section file of a graph"
         raise CorruptFileError(str(path), "header", reason)
+    if not FIXED_BYTES <= header_bytes <= min(size, HEADER_BYTES_MAX) or _header_checksum(mapped[:header_bytes]) != checksum:
+        raise CorruptFileError(str(path), "header", "the checksum does not match")
     if version > FORMAT_VERSION:
         raise FormatVersionError(str(path), version, FORMAT_VERSION)
-    if version != FORMAT_VERSION or header_bytes != HEADER_BYTES or any(mapped[_HEADER.size : FIXED_BYTES]):
-        raise CorruptFileError(str(path), "header", f"format {version} with a header of {header_bytes} bytes does not exist")
-    raw = mapped[FIXED_BYTES:HEADER_BYTES]
-    if _hash_bytes(raw) != table_checksum:
-        raise CorruptFileError(str(path), "table", "the checksum does not match")
     try:
-        table = _TABLE.decode(raw.rstrip(b" "))
+        table = _TABLE.decode(mapped[FIXED_BYTES:header_bytes].rstrip(b" "))
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise CorruptFileError(str(path), "table", str(exc)) from exc
+        raise CorruptFileError(str(path), "header", str(exc)) from exc
     _check_table(path, table, size)
-    sections = Sections(path, mapped, table, f"{_hash_bytes(mapped[:HEADER_BYTES]):016x}")
+    sections = Sections(path, mapped, table, f"{checksum:016x}")
     if verify:
         sections.verify()
     return sections
@@ -361,12 +363,12 @@ def _check_table(path: Path, table: tuple[SectionEntry, ...], size: int) -> None
         count = int(np.prod(entry.shape, dtype=np.int64))
         known = entry.dtype in DTYPES and all(length >= 0 for length in entry.shape)
         if not known or entry.offset != end or entry.bytes != count * numpy_dtype(entry.dtype).itemsize:
-            raise CorruptFileError(str(path), "table", f"what it says of {entry.name!r} contradicts itself")
+            raise CorruptFileError(str(path), "header", f"what it says of {entry.name!r} contradicts itself")
         end += _aligned(entry.bytes)
         if end > size:
             raise CorruptFileError(str(path), entry.name, f"the file is cut short: it has {size} bytes, the section ends at {end}")
     if end != size:
-        raise CorruptFileError(str(path), "table", f"the file has {size} bytes, its sections end at {end}")
+        raise CorruptFileError(str(path), "header", f"the file has {size} bytes, its sections end at {end}")
 
 
 def _checked(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -391,6 +393,8 @@ def _hash(raw: U8Array) -> int:
     return int(xxh64_finish(state, len(raw)))
 
 
-def _hash_bytes(data: bytes) -> int:
-    array = np.frombuffer(data, np.uint8)
-    return int(xxh64(address_of(array), len(data)))
+def _header_checksum(head: bytes) -> int:
+    """XXH64 of header and table, the checksum's own place taken for zeros."""
+    array = np.frombuffer(head, np.uint8).copy()
+    array[_CHECKSUM] = 0
+    return int(xxh64(address_of(array), len(array)))
