@@ -40,7 +40,7 @@ def _pack_longs(values: Any, node_type: NodeType, what: str) -> npt.NDArray[np.i
         return np.zeros(0, np.int64)
     if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.max() <= np.iinfo(np.int64).max):
         return array.astype(np.int64)
-    expected = f"an int64 id of a node of type {node_type.name!r} in {what}"
+    expected = f"long (ids of nodes of type {node_type.name!r}, in {what})"
     for position, value in enumerate(array.tolist()):
         if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
             raise KeyTypeError(f"{value!r} at position {position}", expected)
@@ -61,7 +61,7 @@ def _pack_strings(values: Any, node_type: NodeType, what: str) -> StringIds:
     except (TypeError, UnicodeEncodeError):
         for position, value in enumerate(listed):
             if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
-                expected = f"a string id of a node of type {node_type.name!r} in {what}"
+                expected = f"string (ids of nodes of type {node_type.name!r}, in {what})"
                 raise KeyTypeError(f"{value!r} at position {position}", expected) from None
         raise
     offsets = np.zeros(len(sizes) + 1, np.int64)

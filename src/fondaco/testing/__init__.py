@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fondaco.testing.catalog import CatalogContract
+    from fondaco.testing.graph import GraphContract
     from fondaco.testing.log import LogContract
     from fondaco.testing.reader import StoreReaderContract, StoreReaderWritesContract
 
-__all__ = ["CatalogContract", "LogContract", "StoreReaderContract", "StoreReaderWritesContract"]
+__all__ = ["CatalogContract", "GraphContract", "LogContract", "StoreReaderContract", "StoreReaderWritesContract"]
 
 _HOMES = {
     "CatalogContract": "catalog",
+    "GraphContract": "graph",
     "LogContract": "log",
     "StoreReaderContract": "reader",
     "StoreReaderWritesContract": "reader",
