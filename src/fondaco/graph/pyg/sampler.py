@@ -187,9 +187,13 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]  # PyG's classes are n
             return found
         (node,), (key,) = found.node, found.row
         return SamplerOutput(
-            node=found.node[node], row=found.row[key], col=found.col[key], edge=found.edge.get(key), num_sampled_nodes=found.num_sampled_nodes[node],
+            node=found.node[node],
+            row=found.row[key],
+            col=found.col[key],
+            edge=found.edge.get(key),
+            num_sampled_nodes=found.num_sampled_nodes[node],
             num_sampled_edges=found.num_sampled_edges[key],
-        )  # fmt: skip
+        )
 
     def _key(self, indexes: _Index) -> int:
         digest = hashlib.blake2b(np.ascontiguousarray(indexes).tobytes(), digest_size=8).digest()
@@ -225,9 +229,9 @@ def _by_hop(graph: Graph, fan_outs: AnyFanOuts, direction: Direction) -> tuple[i
         values = values.get_values(list(types)) if isinstance(values.values, dict) and values.default is not None else values.get_values()
     if not isinstance(values, Mapping):
         return tuple(values)
-    by_edge: dict[Edge, list[int]] = {
-        key if isinstance(key, str) else types.get(tuple(key), key): list(each) for key, each in values.items()
-    }
+    by_edge: dict[Edge, list[int]] = {}
+    for key, counts in values.items():
+        by_edge[key if isinstance(key, str) else types.get(tuple(key)) or tuple(key)] = list(counts)
     hops = {len(counts) for counts in by_edge.values()}
     if len(hops) != 1:
         raise InputError(f"fan-outs have as many hops for every edge type; got {sorted(hops)}")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, Unpack
 
 from fondaco.graph.graph import Graph
+from fondaco.graph.prefetching import in_order
 from fondaco.graph.torch.fan_outs import FanOuts, GrowingFanOuts
 from fondaco.graph.torch.neighborhoods import MakeBatch, Neighborhoods, Seeds
 from fondaco.graph.torch.options import LoaderOptions
 from fondaco.graph.torch.plan import EpochPlan
-from fondaco.graph.torch.prefetching import in_order
 
 AnyFanOuts: TypeAlias = "FanOuts | GrowingFanOuts"
 

@@ -1,8 +1,8 @@
 """NumPy answers as torch tensors: without a copy wherever torch can take the memory as it is.
 
-A tensor keeps the array under it alive, and through it whatever holds the memory (a map, a region of shared memory, a buffer of
-`buffers`). torch cannot mark a tensor as read-only, so a read-only array is copied once: writing into a tensor must never reach a file.
-Pure; any thread.
+A tensor keeps the array under it alive, and through it whatever holds the memory: the buffers that an embedded graph uses again, the
+regions of shared memory that a served one writes into. They are free when the last tensor over them is gone. torch cannot mark a tensor as
+read-only, so a read-only array is copied once: writing into a tensor must never reach a file. Pure; any thread.
 """
 
 from __future__ import annotations
