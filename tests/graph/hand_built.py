@@ -6,7 +6,9 @@ person/likes/page (weighted, timed, edge feature `stars` int8) stored both ways,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import numpy as np
 import xxhash
 
 from fondaco.graph.build import BuiltGraph
-from fondaco.graph.layout import edges_file, feature_file, file_names, nodes_file
+from fondaco.graph.layout import edges_file, feature_file, nodes_file
+from fondaco.graph.manifest import FileEntry
 from fondaco.graph.schema import EdgeType, Feature, GraphSchema, NodeType
 from fondaco.graph.sections import SectionWriter
 
@@ -45,6 +48,7 @@ class HandBuilt:
     ids: list[list[Any]] = field(default_factory=list)
     starts: list[np.ndarray] = field(default_factory=list)
     rows: list[list[list[tuple[int, float, int, int]]]] = field(default_factory=list)
+    files: list[FileEntry] = field(default_factory=list)
     built: BuiltGraph | None = None
 
 
@@ -89,7 +93,7 @@ def write_version(
             tuple(sum(map(len, rows[lo:hi])) for lo, hi in itertools.pairwise(made.starts[adjacency.from_type]))
             for adjacency, rows in zip(SCHEMA.adjacencies(), made.rows, strict=True)
         ),
-        files=tuple(sorted(file_names(SCHEMA, partitions))),
+        files=tuple(made.files),
         built_from={"seed": seed},
     )  # fmt: skip
     return made
@@ -100,12 +104,19 @@ def feature_x(node_id: int) -> tuple[list[float], bool]:
     return ([0.0] * 4, False) if node_id % 7 == 0 else ([float(node_id % (97 + i)) for i in range(4)], True)
 
 
+@contextlib.contextmanager
+def _writer(made: HandBuilt, path: Path) -> Iterator[SectionWriter]:
+    with SectionWriter(path) as writer:
+        yield writer
+        made.files.append(writer.close())
+
+
 def _write_partition(directory: Path, made: HandBuilt, partition: int) -> None:
     bounds = [(int(starts[partition]), int(starts[partition + 1])) for starts in made.starts]
     for index, kind in enumerate(SCHEMA.nodes):
         lo, hi = bounds[index]
         ids = made.ids[index][lo:hi]
-        with SectionWriter(directory / nodes_file(index, partition)) as writer:
+        with _writer(made, directory / nodes_file(index, partition)) as writer:
             writer.add("hashes", np.array([hash_of(node_id) for node_id in ids], np.uint64))
             if kind.id == "long":
                 writer.add("ids", np.array(ids, np.int64))
@@ -123,7 +134,7 @@ def _write_partition(directory: Path, made: HandBuilt, partition: int) -> None:
         lo, hi = bounds[adjacency.from_type]
         rows = made.rows[adjacency.number][lo:hi]
         flat = [edge for row in rows for edge in row]
-        with SectionWriter(directory / edges_file(adjacency.number, partition)) as writer:
+        with _writer(made, directory / edges_file(adjacency.number, partition)) as writer:
             writer.add("indptr", np.cumsum([0, *map(len, rows)]).astype(np.int64))
             writer.add("indices", np.array([edge[0] for edge in flat], np.int32))
             if adjacency.edge.weighted:
@@ -133,7 +144,7 @@ def _write_partition(directory: Path, made: HandBuilt, partition: int) -> None:
             if adjacency.edge.timed:
                 writer.add("times", np.array([edge[2] for edge in flat], np.int64))
     for file in SCHEMA.feature_files():
-        with SectionWriter(directory / feature_file(file.number, partition)) as writer:
+        with _writer(made, directory / feature_file(file.number, partition)) as writer:
             if file.of == "edges":
                 lo, hi = bounds[SCHEMA.adjacencies()[file.owner].from_type]
                 writer.add("values", np.array([edge[3] for row in made.rows[file.owner][lo:hi] for edge in row], np.int8))

@@ -33,7 +33,7 @@ def _version(tmp_path: Path, partitions: int = 3, **sizes: int) -> tuple[GraphLa
 
 def _write_manifest(directory: Path, made: HandBuilt) -> None:
     assert made.built is not None
-    files = [open_sections(directory / name) for name in made.built.files]
+    files = [open_sections(directory / entry.name) for entry in made.built.files]
     manifest = GraphManifest(
         graph="g",
         version=1,

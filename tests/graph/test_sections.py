@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -156,3 +157,28 @@ def test_arrays_outlive_the_object_that_they_came_from(tmp_path: Path) -> None:
     (tmp_path / "a.fgs").unlink()
     assert array.tolist() == arrays["x"].tolist()
     assert pickle.loads(pickle.dumps(array)).tolist() == arrays["x"].tolist()
+
+
+def test_the_worked_example_of_the_document_is_what_is_written(tmp_path: Path) -> None:
+    document = Path(__file__).parents[2] / "docs" / "internals" / "graph-format.md"
+    shown = re.split(r"^`((?:nodes|edges)-\d+-\d+\.fgs)`:$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert shown[1::2] == ["nodes-00-00000.fgs", "edges-00-00000.fgs"]
+    edges = [(10, 20), (10, 30), (30, 10)]
+    hashes = {node_id: xxhash.xxh64_intdigest(node_id.to_bytes(8, "little")) for node_id in (10, 20, 30)}
+    ids = sorted(hashes, key=lambda node_id: hashes[node_id])
+    rows = [sorted(ids.index(dst) for src, dst in edges if src == node_id) for node_id in ids]
+    with SectionWriter(tmp_path / "nodes-00-00000.fgs") as writer:
+        writer.add("hashes", np.array([hashes[node_id] for node_id in ids], np.uint64))
+        writer.add("ids", np.array(ids, np.int64))
+    with SectionWriter(tmp_path / "edges-00-00000.fgs") as writer:
+        writer.add("indptr", np.cumsum([0, *map(len, rows)]).astype(np.int64))
+        writer.add("indices", np.array([to for row in rows for to in row], np.int32))
+    for name, text in zip(shown[1::2], shown[2::2], strict=True):
+        written = (tmp_path / name).read_bytes()
+        covered = bytearray(len(written))
+        for offset, line in re.findall(r"^    ([0-9a-f]{8}) ((?: [0-9a-f]{2})+)", text, re.MULTILINE):
+            raw = bytes.fromhex(line)
+            covered[int(offset, 16) : int(offset, 16) + len(raw)] = raw
+        [table] = re.findall(r"^    (\[\{.*\}\])$", text, re.MULTILINE)
+        covered[64:HEADER_BYTES] = table.encode().ljust(HEADER_BYTES - 64, b" ")
+        assert covered == written

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,8 @@ def test_a_build_whose_files_contradict_each_other_is_refused_before_anybody_see
         (directory / nodes_file(0, 0)).unlink()
         with SectionWriter(directory / nodes_file(0, 0)) as writer:
             writer.add("hashes", np.arange(3, dtype=np.uint64))
-        return built
+            entry = writer.close()
+        return replace(built, files=tuple(entry if file.name == entry.name else file for file in built.files))
 
     with pytest.raises(CorruptFileError, match=rf"{nodes_file(0, 0)}: section 'hashes'"):
         platform._graphs.build("g", None, lambda context: run_build(context, wrong))

@@ -27,7 +27,7 @@ from fondaco.core.errors import BuildInProgressError, CorruptFileError, FondacoE
 from fondaco.core.files import FileLock, os_errors, remove_tree, sync_directory
 from fondaco.graph.context import GraphContext
 from fondaco.graph.layout import file_names
-from fondaco.graph.manifest import FileEntry, GraphManifest, write_manifest
+from fondaco.graph.manifest import GraphManifest, write_manifest
 from fondaco.graph.recovery import fail, recover
 from fondaco.graph.report import BuildReport
 from fondaco.graph.schema import check_schema
@@ -136,23 +136,17 @@ class _Build:
             graphs.GENERATIONS.update(connection, self._context.id, self._number, state=state)
 
     def _manifest(self, built: BuiltGraph) -> GraphManifest:
-        """The manifest of what lies in the directory; only headers are read for it."""
-        from fondaco.graph.sections import open_sections
-
-        schema = check_schema(built.schema)
-        expected = set(file_names(schema, built.partitions))
-        for name in os.listdir(self._directory):
-            assert name in expected, f"{name} was left in the directory of a build"
-        opened = {name: open_sections(self._directory / name) for name in sorted(expected)}
+        left = set(os.listdir(self._directory)) ^ set(file_names(check_schema(built.schema), built.partitions))
+        assert not left, f"files left in the directory of a build, or lacking: {sorted(left)}"
         return GraphManifest(
             graph=self._context.name,
             version=self._number,
             created_us=self._created_us,
             partitions=built.partitions,
-            schema=schema,
+            schema=built.schema,
             nodes=built.node_counts,
             edges=built.edge_counts,
-            files=tuple(FileEntry(name, sections.bytes, sections.checksum) for name, sections in opened.items()),
+            files=tuple(sorted(built.files, key=lambda entry: entry.name)),
             built_from=built.built_from,
         )
 
