@@ -198,20 +198,20 @@ class _Build:
                     ids = chunk.ids[0]
                     if sorter is None:
                         kind = _kind(ids)
-                        sorter = stack.enter_context(self._node_sorter(label, kind, reader.id_columns[0], distinct=False))
+                        sorter = stack.enter_context(self._node_sorter(label, kind, reader.id_columns[0]))
                     sorter.add(ids.values, chunk.columns, chunk.first_row)
                     self._on_step(f"rows of {label}", len(chunk))
             if sorter is None:
-                kind = reader.id_kind
-                sorter = stack.enter_context(self._node_sorter(label, kind or "long", None, distinct=False))
+                kind = next(iter(reader.id_kinds), None)
+                sorter = stack.enter_context(self._node_sorter(label, kind or "long", None))
             features = [feature.feature for feature in reader.features]
             stored = [_store_feature(label, name, source, store_field) for name, source in reader.store_features.items()]
             node_type = NodeType(name, kind or "long", (*features, *stored), reader.is_weighted, reader.is_timed)
             self._write_nodes(node_type, kind, features, sorter)
 
-    def _node_sorter(self, label: str, kind: IdKind, column: str | None, *, distinct: bool) -> NodeSorter:
-        share = self._shares.sorting
-        return NodeSorter(self._directory, label, kind, id_column=column, distinct=distinct, share_bytes=share)
+    def _node_sorter(self, label: str, kind: IdKind, column: str | None) -> NodeSorter:
+        path = self._directory / ".nodes.run"
+        return NodeSorter(path, label, kind, id_column=column, distinct=False, share_bytes=self._shares.sorting)
 
     def _write_nodes(self, node_type: NodeType, kind: IdKind | None, features: list[Feature], sorter: NodeSorter, at: int = -1) -> None:
         """Write one type's files; `at`: its position, if it has one already."""
@@ -238,7 +238,7 @@ class _Build:
         """Nodes of types without a table: read the edges that name them, collect ids, and keep the rows to be read once more."""
         collectors: dict[str, _Endpoints] = {}
         for name in self._built_from["endpoints"]:
-            enter = functools.partial(self._endpoint_sorter, stack, name)
+            enter = functools.partial(self._endpoint_sorter, stack, name, self._shares.sorting // len(waiting))
             collectors[name] = _Endpoints(name, enter, self._shares.index // len(waiting))
         touching = [key for key in opened if waiting & {key[0], key[2]}]
         for key in touching:
@@ -252,12 +252,18 @@ class _Build:
                             collectors[name].add(end, reader.label, column)
                 spool.add(batch.rows())
             opened[key] = (reader, self._again(key, spool))
+            for name, kind in zip(key[::2], reader.id_kinds or (None, None), strict=True):
+                if name in collectors and collectors[name].kind is None:  # no row said it, for now
+                    collectors[name].supposed = collectors[name].supposed or kind
         for name, collector in collectors.items():
             at = next(index for index, node_type in enumerate(self._node_types) if node_type.name == name)
-            self._write_nodes(NodeType(name, collector.kind or "long"), collector.kind, [], collector.open(), at)
+            sorter = collector.open()
+            self._write_nodes(NodeType(name, collector.kind or "long"), collector.kind, [], sorter, at)
 
-    def _endpoint_sorter(self, stack: contextlib.ExitStack, name: str, kind: IdKind) -> NodeSorter:
-        return stack.enter_context(self._node_sorter(f"nodes {name!r}", kind, None, distinct=True))
+    def _endpoint_sorter(self, stack: contextlib.ExitStack, name: str, share_bytes: int, kind: IdKind) -> NodeSorter:
+        path = self._directory / f".nodes-{self._built_from['endpoints'].index(name)}.run"
+        sorter = NodeSorter(path, f"nodes {name!r}", kind, id_column=None, distinct=True, share_bytes=share_bytes)
+        return stack.enter_context(sorter)
 
     def _again(self, key: EdgeKey, spool: RowSpool) -> Iterator[_Ends]:
         """The batches that were kept, with both ends resolved."""
@@ -351,6 +357,7 @@ class _Endpoints:
 
     def __init__(self, name: str, enter: Callable[[IdKind], NodeSorter], filter_bytes: int) -> None:
         self.kind: IdKind | None = None
+        self.supposed: IdKind | None = None  # by the types of columns without rows
         self.sorter: NodeSorter | None = None
         self._name, self._enter, self._filter_bytes = name, enter, filter_bytes
         self._seen = np.zeros(1 << 12, np.uint64)
@@ -359,6 +366,7 @@ class _Endpoints:
     def open(self) -> NodeSorter:
         """The sorter, made when the kind of ids is known, or nobody says it."""
         if self.sorter is None:
+            self.kind = self.kind or self.supposed
             self.sorter = self._enter(self.kind or "long")
         return self.sorter
 
@@ -397,7 +405,9 @@ class _Endpoints:
         self._used = id_kernels.keep_new(old, self._seen, 0, np.empty(len(old), np.int64))
 
 
-def resolve_ends(index: NodeIndex, name: str, ids: Ids, label: str, column: str, problems: Problems) -> I32Array:
+def resolve_ends(
+    index: NodeIndex, name: str, ids: Ids, label: str, column: str, problems: Problems, remedy: str = "add it to the node table"
+) -> I32Array:
     """Dense ids of one end of edges; ids of no node are noted.
 
     Raises:
@@ -407,7 +417,7 @@ def resolve_ends(index: NodeIndex, name: str, ids: Ids, label: str, column: str,
     dense = index.resolve(ids.values)
     unknown = build_kernels.first_unknown(dense)
     if unknown >= 0:
-        problems.note(unknown, column, f"there is no node {show_id(ids.values, unknown)} of type {name!r}; add it to the node table")
+        problems.note(unknown, column, f"there is no node {show_id(ids.values, unknown)} of type {name!r}; {remedy}")
     return dense
 
 
@@ -434,22 +444,22 @@ def edge_key(key: object) -> EdgeKey:
 
 
 def _named_types(nodes: Mapping[str, Nodes], edges: Mapping[EdgeKey, Edges]) -> list[str]:
-    """All node types, in order.
+    """All node types, in order: those with tables, then those that only edges name.
 
     Raises:
-        GraphBuildError: node tables were given, and an edge table names a type that has none.
+        GraphBuildError: an edge table names a type that has no table, but nearly the name of one that has.
     """
-    if not nodes:
-        return list(dict.fromkeys(name for key in edges for name in (key[0], key[2])))
+    names = dict.fromkeys(nodes)
     for key in edges:
         for name in (key[0], key[2]):
-            if name not in nodes:
-                near = near_name(name, nodes)
-                hint = (
-                    f"did you mean {near!r}?" if near else f"its nodes are the ends of its edges if you say nodes={{..., {name!r}: None}}"
+            near = near_name(name, nodes) if name not in nodes else None
+            if near is not None:
+                reason = (
+                    f"there is no node table {name!r}; did you mean {near!r}? If the ends of its edges are its nodes, say {name!r}: None"
                 )
-                raise GraphBuildError(f"edges {'/'.join(key)!r}", None, None, f"there is no node table {name!r}; {hint}")
-    return list(nodes)
+                raise GraphBuildError(f"edges {'/'.join(key)!r}", None, None, reason)
+            names.setdefault(name)
+    return list(names)
 
 
 def _kind(ids: Ids) -> IdKind:

@@ -83,6 +83,8 @@ class FeatureReader:
                 f"feature {self.name!r} of the graph is {_described(feature)}, and the column is {_described(mine)}",
             )  # fmt: skip
         if feature.kind in ("dense", "sparse"):
+            if not np.can_cast(mine.numpy_dtype, feature.numpy_dtype, "same_kind"):
+                self._refuse_conversion(feature, mine)
             self._dtype = feature.dtype
         if self._is_list:
             self._length = feature.shape[0]
@@ -104,6 +106,10 @@ class FeatureReader:
         if self.kind == "sparse":
             return {**self._read_sparse(array, present, problems), "present": present}
         return {"values": self._read_dense(array, present, problems), "present": present}
+
+    def _refuse_conversion(self, feature: Feature, mine: Feature) -> None:
+        reason = f"feature {self.name!r} of the graph is {_described(feature)}, and the column is {_described(mine)}; cast it"
+        raise GraphBuildError(self._label, None, self._columns[0], reason)
 
     # -- what it is -------------------------------------------------------------------------------------------------------------------
 
@@ -184,7 +190,12 @@ class FeatureReader:
             start = (start + array.offset) * array.type.list_size
             array = array.values
         array = array.slice(start, count * width)
-        values = numbers_of(array).astype(dtype, copy=False)
+        given = numbers_of(array)
+        values = given.astype(dtype, copy=False)
+        if given.dtype != dtype and dtype.kind in "iu":  # an update takes wider integers, if they fit
+            wrong = np.flatnonzero((values != given).reshape(count, width).any(axis=1) & (present == 1)) if count else np.empty(0, np.int64)
+            if len(wrong):
+                problems.note(int(wrong[0]), self._columns[0], f"a number does not fit the feature's {dtype.name}")
         if array.null_count:
             inner = array.is_valid().to_numpy(zero_copy_only=False).reshape(count, width).all(axis=1) | (present == 0)
             if not inner.all() and shape:

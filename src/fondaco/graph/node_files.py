@@ -45,16 +45,15 @@ class NodeSorter:
     Rows: `id` (int64 or texts), `weight`, `time` and the parts of features; the sorter adds `hash` and, unless ids may repeat, `row`.
     """
 
-    def __init__(self, directory: Path, label: str, kind: IdKind, *, id_column: str | None, distinct: bool, share_bytes: int) -> None:
+    def __init__(self, path: Path, label: str, kind: IdKind, *, id_column: str | None, distinct: bool, share_bytes: int) -> None:
         """
         Args:
+            path: the temporary file, should one be needed; the node files lie beside it.
             label, id_column: for messages. distinct: an id may come many times, and is one node.
         """
-        self._directory, self._label, self._id_column, self._distinct = directory, label, id_column, distinct
+        self._directory, self._label, self._id_column, self._distinct = path.parent, label, id_column, distinct
         ties = ("id",) if kind == "string" else ()
-        self._sorter = RowSorter(
-            directory / ".nodes.run", _by_hash, ("hash",), ties=ties, share_bytes=share_bytes, compact=_distinct if distinct else None
-        )
+        self._sorter = RowSorter(path, _by_hash, ("hash",), ties=ties, share_bytes=share_bytes, compact=_distinct if distinct else None)
 
     def __enter__(self) -> NodeSorter:
         return self

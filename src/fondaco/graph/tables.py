@@ -66,7 +66,13 @@ class TableReader:
         store_features: by name. source: for the manifest.
     """
 
-    def __init__(self, label: str, given: Nodes | Edges, batch_bytes: int) -> None:
+    def __init__(self, label: str, given: Nodes | Edges, batch_bytes: int, *, ids_only: bool = False) -> None:
+        """
+        Args:
+            ids_only: no other column means anything.
+        Raises:
+            ColumnNotFoundError, GraphBuildError, InputError: columns that are not there, or that can be no feature; nothing to read.
+        """
         self.label = label
         self._given = given
         self._input = _open(label, given.table, batch_bytes)
@@ -76,12 +82,16 @@ class TableReader:
         wanted = (given.id,) if isinstance(given, Nodes) else (given.src, given.dst)
         usual = ("id",) if isinstance(given, Nodes) else ("src", "dst")
         self.id_columns = _id_columns(label, schema, wanted, usual)
+        self.features: list[FeatureReader] = []
+        self.store_features: dict[str, StoreFeature] = {}
+        self.weight: str | None = None
+        self.time: str | None = None
+        if ids_only:
+            return
         claimed = _claimed(label, schema, given.features)
         taken = {*self.id_columns, *claimed}
         self.weight = _optional(label, schema, given.weight, "weight", taken)
         self.time = _optional(label, schema, given.time, "time", taken)
-        self.features: list[FeatureReader] = []
-        self.store_features: dict[str, StoreFeature] = {}
         self._read_features(given.features)
 
     @property
@@ -95,17 +105,9 @@ class TableReader:
         return self.time is not None
 
     @property
-    def id_kind(self) -> IdKind | None:
-        """What the columns' types say of ids; None: nothing, as in a table without columns."""
-        if not self.id_columns:
-            return None
-        kind = self._schema.field(self.id_columns[0]).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if pa.types.is_integer(kind):
-            return "long"
-        texts = kind == pa.string_view() or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        return "string" if texts else None
+    def id_kinds(self) -> tuple[IdKind | None, ...]:
+        """What the types of the id columns say of ids, should there be no rows; None: nothing."""
+        return tuple(_kind_of(self._schema.field(name).type) for name in self.id_columns)
 
     def chunks(self) -> Iterator[Chunk]:
         """All rows, chunk by chunk; once.
@@ -264,6 +266,15 @@ def _check_one_kind(label: str, name: str, values: Iterable[Any]) -> None:
             raise GraphBuildError(
                 label, row, name, f"mixed types: {value!r} after {first[1]!r}; ids of one type are all whole numbers or all texts"
             )
+
+
+def _kind_of(kind: Any) -> IdKind | None:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind):
+        return "long"
+    texts = kind == pa.string_view() or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return "string" if texts else None
 
 
 # -- which column is which ------------------------------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ class GraphVersions:
             GraphBuildError: a row that cannot be taken, or that removes what is not there. NoCurrentVersionError, BuildInProgressError.
             StateError: another version became current meanwhile. DiskFullError, ReadOnlyError.
         """
-        from fondaco.graph.build import MEMORY_BYTES, UpdateBase, update_graph_version
+        from fondaco.graph.build import MEMORY_BYTES, UpdateBase
+        from fondaco.graph.update import update_graph_version
 
         number = self.current
         if number is None:
