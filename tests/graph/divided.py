@@ -14,7 +14,7 @@ from fondaco.graph.deadlines import Deadline
 from fondaco.graph.execution import Execution
 from fondaco.graph.layout import GraphLayout
 from fondaco.graph.local import LocalShards, ShardAnswers
-from fondaco.graph.opened import open_version
+from fondaco.graph.opened import OpenGraph, open_version
 
 Edges = Mapping[tuple[str, str, str], pa.Table]
 
@@ -30,6 +30,13 @@ class Divided:
             platform.close()
         self._layout = GraphLayout(path / "graphs" / "g")
         self.partitions = partitions
+        self._opened: OpenGraph | None = None
+
+    def opened(self) -> OpenGraph:
+        """All partitions, opened once."""
+        if self._opened is None:
+            self._opened = open_version(self._layout, 1)
+        return self._opened
 
     def shards(self, count: int = 1) -> LocalShards:
         """All partitions, divided among `count` shards."""

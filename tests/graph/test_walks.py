@@ -13,6 +13,7 @@ import pytest
 from fondaco.core.errors import InputError
 from fondaco.graph import walks
 from fondaco.graph.deadlines import Deadline
+from fondaco.graph.embedded import EmbeddedGraph
 from fondaco.graph.execution import Execution
 from fondaco.graph.executor import execute
 from fondaco.graph.queries import RandomWalk
@@ -132,6 +133,36 @@ def test_the_answer_holds_ids_by_type(whole: Execution) -> None:
     assert alive.shape == (60, 4)
     assert len(arrays["walks/person"]) == alive[:, [0, 2]].sum()
     assert len(arrays["walks/page.offsets"]) - 1 == alive[:, [1, 3]].sum()
+
+
+def test_a_list_of_edge_types_is_chosen_among(graph: Divided) -> None:
+    face = EmbeddedGraph(lambda: graph.opened())
+    nodes = np.arange(100) * 7 - 50
+    both = [("person", "knows", "person"), "met"]
+    for walked in (face.random_walk(nodes, 5, edge_type=both, seed=1), face.node2vec(nodes, 5, 0.5, 2.0, edge_type=both, seed=1)):
+        pairs = walked[:, :2][walked[:, 1] >= 0]
+        known = face.has_edges(pairs[:, 0], pairs[:, 1], edge_type="knows")
+        assert 0.1 < known.mean() < 0.9
+        assert (known | face.has_edges(pairs[:, 0], pairs[:, 1], edge_type="met")).all()
+    metapath = face.random_walk(nodes, 4, metapath=[both, "reads", "read_by"], seed=1)
+    assert metapath.dtype == object  # persons and pages
+    assert face.ppr(nodes, 10, edge_type=both).counts.tolist() == [10] * 100
+    alone = face.random_walk(nodes, 5, edge_type=["knows"], seed=1)
+    assert np.array_equal(alone, face.random_walk(nodes, 5, edge_type="knows", seed=1))
+    with pytest.raises(InputError, match="empty list"):
+        face.random_walk(nodes, 1, edge_type=[])
+
+
+def test_second_order_walks_and_ranks_stop_at_a_bound_too(graph: Divided) -> None:
+    face = EmbeddedGraph(lambda: graph.opened())
+    nodes = np.arange(100) * 7 - 50
+    assert (face.node2vec(nodes, 3, 0.5, 2.0, edge_type="met", as_of=-1)[:, 1:] == -1).all()
+    assert face.ppr(nodes, 3, edge_type="met", as_of=-1).ids.tolist() == nodes.tolist()
+    early, late = (face.node2vec(nodes, 3, 0.5, 2.0, edge_type="met", as_of=bound) for bound in (100, 1000))
+    assert (early[:, 1] >= 0).sum() < (late[:, 1] >= 0).sum()
+    assert np.array_equal(late, face.node2vec(nodes, 3, 0.5, 2.0, edge_type="met"))
+    with pytest.raises(InputError, match="needs edges with times"):
+        face.node2vec(nodes, 3, edge_type="knows", as_of=5)
 
 
 @pytest.mark.parametrize(

@@ -554,8 +554,8 @@ class Graph(ABC):
         nodes: NodeIds,
         length: int,
         *,
-        metapath: Sequence[Edge] | None = None,
-        edge_type: Edge | None = None,
+        metapath: Sequence[Edge | list[Edge]] | None = None,
+        edge_type: Edge | list[Edge] | None = None,
         direction: Direction = "out",
         weighted: bool = False,
         temporal: bool = False,
@@ -569,20 +569,21 @@ class Graph(ABC):
         """A walk of `length` steps from each of `nodes`: ids [n, length + 1], the start first.
 
         After a dead end the rest of the row is -1 (None in rows of strings). `metapath`: the edge type of each step; its pattern is
-        repeated if `length` is longer. `restart`: before each step, the chance to go back to the start; only where the path stays within
+        repeated if `length` is longer. A list of edge types, for one step or as `edge_type`: the step chooses among a node's edges of all
+        of them. `restart`: before each step, the chance to go back to the start; only where the path stays within
         one node type. `weighted`: steps go as edge weights. `as_of`: no edge after it (one moment, or one a walk); `temporal`: none older
         than the edge before it, so that times ascend along the walk. Walk i is keyed by (seed, i): a node that stands twice walks twice.
         """
         schema = self.schema
-        path = [self._edge(schema, edge) for edge in metapath] if metapath else [self._edge(schema, edge_type)]
+        path = [self._among(schema, edges) for edges in metapath] if metapath else [self._among(schema, edge_type)]
         steps = arguments.whole(length, "length", 0, 1 << 20)
-        ends = [_ends(edge, arguments.pack_direction(direction)) for edge in path]
+        ends = [_ends(edges[0], arguments.pack_direction(direction)) for edges in path]
         start = self._start(schema, ends[0][0], node_type)
         for position, (before, after) in enumerate(zip(ends, ends[1:] + ends[:1], strict=True)):
             if before[1] != after[0] and (position + 1 < len(path) or steps > len(path)):
-                follows = path[(position + 1) % len(path)].name
+                follows = path[(position + 1) % len(path)][0].name
                 raise InputError(
-                    f"metapath cannot go on after step {position + 1}: {path[position].name!r} leads to {before[1]!r}, "
+                    f"metapath cannot go on after step {position + 1}: {path[position][0].name!r} leads to {before[1]!r}, "
                     f"and {follows!r} starts at {after[0]!r}"
                 )
         chance = arguments.number(restart, "restart", 0.0, 1.0)
@@ -591,7 +592,7 @@ class Graph(ABC):
         query = queries.RandomWalk(
             node_type=start.name,
             length=steps,
-            edge_types=tuple(edge.name for edge in path),
+            edge_types=tuple(_names(edges) for edges in path),
             direction=direction,
             weighted=bool(weighted),
             temporal=bool(temporal),
@@ -610,9 +611,10 @@ class Graph(ABC):
         p: float = 1.0,
         q: float = 1.0,
         *,
-        edge_type: Edge | None = None,
+        edge_type: Edge | list[Edge] | None = None,
         direction: Direction = "out",
         weighted: bool = False,
+        as_of: AsOf = None,
         seed: int | None = 0,
         node_type: str | None = None,
         on_unknown: OnUnknown = "error",
@@ -620,16 +622,17 @@ class Graph(ABC):
     ) -> IdArray:
         """Second-order walks: going back weighs 1/p, going to a neighbour of the node before 1, elsewhere 1/q. Shape as `random_walk`'s.
 
+        A neighbour of the node before is one that an edge leads to from there. Exact for any `p` and `q`. `edge_type`: one, or a list to
+        choose among; `weighted`, `as_of` as for `random_walk`.
+
         Source: Grover and Leskovec 2016 (node2vec).
         """
         schema = self.schema
-        edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
-        if edge.src != edge.dst:
-            raise InputError(f"node2vec needs edges within one node type; {edge.name!r} leads from {edge.src!r} to {edge.dst!r}")
+        edges, start = self._within_one_type("node2vec", schema, edge_type, direction, node_type)
         query = queries.Node2Vec(
             node_type=start.name,
             length=arguments.whole(length, "length", 0, 1 << 20),
-            edge_type=edge.name,
+            edge_type=_names(edges),
             direction=direction,
             weighted=bool(weighted),
             p=arguments.number(p, "p", 0.0, open_at_least=True),
@@ -637,7 +640,7 @@ class Graph(ABC):
             seed=arguments.pack_seed(seed),
             pad=arguments.pack_pad(on_unknown),
         )
-        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
         return _walks(schema, [start.name] * (query.length + 1), answer.arrays)
 
     def ppr(
@@ -647,27 +650,28 @@ class Graph(ABC):
         *,
         alpha: float = 0.15,
         eps: float = 1e-4,
-        edge_type: Edge | None = None,
+        edge_type: Edge | list[Edge] | None = None,
         direction: Direction = "out",
         weighted: bool = False,
+        as_of: AsOf = None,
         node_type: str | None = None,
         on_unknown: OnUnknown = "error",
         timeout_s: float | None = None,
     ) -> Ranked:
         """The `top_k` nodes of highest personalised PageRank of each of `nodes`, best first; ties by the graph's own order.
 
-        `alpha`: chance to go back to the start at each step. `eps`: a node is pushed from while its residual is above `eps` times its
-        degree, so scores are too low by at most that.
+        A score is the probability that a walk from the node stops there: before each step with chance `alpha`, and where no edge leads
+        on. `eps`: mass is spread on from a node while that is at least `eps` times its degree, so scores are too low, by at most `eps`
+        times the node's degree where edges go both ways. Work: up to 1 / (alpha eps) edges for each of `nodes`. `edge_type`: one, or a list
+        whose edges are taken together; `weighted`, `as_of` as for `random_walk`.
 
         Source: Andersen, Chung, Lang 2006 (Local Graph Partitioning using PageRank Vectors).
         """
         schema = self.schema
-        edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
-        if edge.src != edge.dst:
-            raise InputError(f"ppr needs edges within one node type; {edge.name!r} leads from {edge.src!r} to {edge.dst!r}")
+        edges, start = self._within_one_type("ppr", schema, edge_type, direction, node_type)
         query = queries.PageRank(
             node_type=start.name,
-            edge_type=edge.name,
+            edge_type=_names(edges),
             top_k=arguments.whole(top_k, "top_k", 1),
             direction=direction,
             weighted=bool(weighted),
@@ -675,7 +679,7 @@ class Graph(ABC):
             eps=arguments.number(eps, "eps", 0.0, open_at_least=True),
             pad=arguments.pack_pad(on_unknown),
         )
-        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", None), timeout_s)
+        answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
         return Ranked(answer.arrays["counts"], _ids(answer.arrays, "nodes"), answer.arrays["scores"], answer.meta.version)
 
     def negatives(
@@ -750,6 +754,28 @@ class Graph(ABC):
             edge = self._edge(schema, key)
         return edge, self._start(schema, _ends(edge, direction)[0], node_type)
 
+    def _among(self, schema: GraphSchema, edges: Edge | list[Edge] | None) -> list[EdgeType]:
+        """The edge types that a step chooses among."""
+        if not isinstance(edges, list):
+            return [self._edge(schema, edges)]
+        if not edges:
+            raise InputError("a step needs an edge type to go along; give one or several, not an empty list")
+        return list(dict.fromkeys(self._edge(schema, edge) for edge in edges))
+
+    def _within_one_type(
+        self, what: str, schema: GraphSchema, edge_type: Edge | list[Edge] | None, direction: Direction, node_type: str | None
+    ) -> tuple[list[EdgeType], NodeType]:
+        if isinstance(edge_type, list):
+            edges = self._among(schema, edge_type)
+            start = self._start(schema, _ends(edges[0], arguments.pack_direction(direction))[0], node_type)
+        else:
+            edge, start = self._edge_and_start(schema, edge_type, direction, node_type)
+            edges = [edge]
+        for edge in edges:
+            if not edge.src == edge.dst == start.name:
+                raise InputError(f"{what} needs edges within one node type; {edge.name!r} leads from {edge.src!r} to {edge.dst!r}")
+        return edges, start
+
     def _start(self, schema: GraphSchema, start: str, node_type: str | None) -> NodeType:
         if node_type is not None and schema.node(node_type).name != start:
             raise InputError(
@@ -786,6 +812,11 @@ class Graph(ABC):
 
 
 # -- answers --------------------------------------------------------------------------------------------------------------------------
+
+
+def _names(edges: Sequence[EdgeType]) -> str | tuple[str, ...]:
+    """One edge type's name, or those of several."""
+    return edges[0].name if len(edges) == 1 else tuple(edge.name for edge in edges)
 
 
 def _ends(edge: EdgeType, direction: Direction) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from fondaco.graph.queries import ALL, Arrays, PageRank, put_ids
 from fondaco.graph.sampling import writable
 from fondaco.graph.schema import GraphSchema
 from fondaco.graph.shards import Counts, Hop, Rank, ShardRequest
-from fondaco.graph.walks import check_as_of
+from fondaco.graph.walks import check_as_of, names_of
 
 if TYPE_CHECKING:
     from fondaco.graph.opened import OpenGraph
@@ -44,12 +44,12 @@ _NODE_BITS: Final = 32
 def page_rank(execution: Execution, query: PageRank, arrays: Arrays) -> Arrays:
     """The answer to `PageRank`."""
     rank = Rank(
-        edge_types=(query.edge_type,), direction=query.direction, top_k=query.top_k, weighted=query.weighted,
+        edge_types=names_of(query.edge_type), direction=query.direction, top_k=query.top_k, weighted=query.weighted,
         alpha=query.alpha, eps=query.eps,
     )  # fmt: skip
     node_type = execution.schema.nodes[check_rank(execution.schema, rank)].name
     if node_type != query.node_type:
-        raise InputError(f"edges {query.edge_type!r} are between nodes of type {node_type!r}, not {query.node_type!r}")
+        raise InputError(f"edges {', '.join(rank.edge_types)} are between nodes of type {node_type!r}, not {query.node_type!r}")
     seeds = execution.resolve(node_type, seeds_of(arrays), pad=query.pad)
     counts, nodes, scores = rank_all(execution, rank, seeds, check_as_of(execution.schema, rank.edge_types, arrays, len(seeds)))
     answer: Arrays = {"counts": counts, "scores": scores.astype(np.float32)}

@@ -145,7 +145,8 @@ class Contains(Query, frozen=True, kw_only=True, tag=True):
 
 
 class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
-    """A walk from each of `seeds`; `edge_types` one a step (a metapath), taken in turn and from the first again.
+    """A walk from each of `seeds`; `edge_types` one a step (a metapath), taken in turn and from the first again. Of several for one step,
+    the edges of all of them are chosen among.
 
     `restart`: chance to go back to the start before a step; `temporal`: no edge is older than the one before it. as_of as for `Sample`.
 
@@ -155,7 +156,7 @@ class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
 
     node_type: str
     length: int
-    edge_types: tuple[str, ...]
+    edge_types: tuple[str | tuple[str, ...], ...]
     direction: Direction = "out"
     weighted: bool = False
     temporal: bool = False
@@ -165,11 +166,14 @@ class RandomWalk(Query, frozen=True, kw_only=True, tag=True):
 
 
 class Node2Vec(Query, frozen=True, kw_only=True, tag=True):
-    """Second-order walks with return parameter `p` and in-out parameter `q`. Answer: as `RandomWalk`'s."""
+    """Second-order walks with return parameter `p` and in-out parameter `q`, along edges of one type or several. as_of as for `Sample`.
+
+    Answer: as `RandomWalk`'s.
+    """
 
     node_type: str
     length: int
-    edge_type: str
+    edge_type: str | tuple[str, ...]
     direction: Direction = "out"
     weighted: bool = False
     p: float = 1.0
@@ -179,10 +183,13 @@ class Node2Vec(Query, frozen=True, kw_only=True, tag=True):
 
 
 class PageRank(Query, frozen=True, kw_only=True, tag=True):
-    """The `top_k` nodes of highest personalised PageRank of each of `seeds`. Answer: counts int64 [n], ids(nodes), scores float32."""
+    """The `top_k` nodes of highest personalised PageRank of each of `seeds`, over edges of one type or several. as_of as for `Sample`.
+
+    Answer: counts int64 [n], ids(nodes), scores float32.
+    """
 
     node_type: str
-    edge_type: str
+    edge_type: str | tuple[str, ...]
     top_k: int
     direction: Direction = "out"
     weighted: bool = False

@@ -40,7 +40,7 @@ _STATE: Final = {"phase": np.int32, "node": np.int32, "previous": np.int32, "att
 
 def random_walk(execution: Execution, query: RandomWalk, arrays: Arrays) -> Arrays:
     """The answer to `RandomWalk`."""
-    steps = tuple((name,) for name in query.edge_types)
+    steps = tuple(names_of(names) for names in query.edge_types)
     plan = WalkOn(
         steps=steps, direction=query.direction, length=query.length, weighted=query.weighted, temporal=query.temporal,
         restart=query.restart, seed=query.seed,
@@ -51,10 +51,15 @@ def random_walk(execution: Execution, query: RandomWalk, arrays: Arrays) -> Arra
 def node2vec(execution: Execution, query: Node2Vec, arrays: Arrays) -> Arrays:
     """The answer to `Node2Vec`."""
     plan = WalkOn(
-        steps=((query.edge_type,),), direction=query.direction, length=query.length, weighted=query.weighted, p=query.p, q=query.q,
+        steps=(names_of(query.edge_type),), direction=query.direction, length=query.length, weighted=query.weighted, p=query.p, q=query.q,
         seed=query.seed,
     )  # fmt: skip
     return _answer(execution, plan, query.node_type, arrays, pad=query.pad)
+
+
+def names_of(edge_types: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One edge type or several, as several."""
+    return (edge_types,) if isinstance(edge_types, str) else tuple(edge_types)
 
 
 def _answer(execution: Execution, plan: WalkOn, node_type: str, arrays: Arrays, *, pad: bool) -> Arrays:
