@@ -874,7 +874,7 @@ class GraphContract:
         with pytest.raises(InputError, match="a single string, 'item-1'"):
             shop.sample("item-1", [1], node_type=ITEM)
         with pytest.raises(KeyTypeError, match=r"type string .*got 7 at position 1"):
-            shop.sample(["item-1", 7], [1], node_type=ITEM)
+            shop.sample(["item-1", 7], [1], node_type=ITEM)  # type: ignore[arg-type]
 
     def test_ids_may_be_of_any_integer_kind(self, pages: Graph) -> None:
         expected = pages.sample([0 * 1_000_003 - 50_000_000], [2])
