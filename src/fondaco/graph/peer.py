@@ -314,6 +314,8 @@ class Exchange:
             except OSError as exc:
                 if not self._renew():
                     raise LostError(self._peer.name, _reason(exc)) from exc
+            except _RefusedError as refused:
+                raise self._refused(refused) from None
             except BaseException:
                 self._link.close()
                 raise
@@ -335,11 +337,9 @@ class Exchange:
                 if not self._renew():
                     raise LostError(self._peer.name, _reason(exc)) from exc
                 self.send()
-            except _RefusedError as refused:  # the connection is as good as before
-                self._give_slot_back()
+            except _RefusedError as refused:
                 self._link.used = True
-                self._peer._put(self._link)
-                raise refused.error from None
+                raise self._refused(refused) from None
             except BaseException:
                 self._link.close()
                 raise
@@ -363,9 +363,7 @@ class Exchange:
         limit = link.welcome.request_bytes_max
         size = total_bytes(asked.arrays.values())
         if limit and size > limit:
-            self._give_slot_back()
-            self._peer._put(link)
-            raise LimitError("arrays of a frame, in bytes", size, limit, "Ask with fewer ids at a time.")
+            raise _RefusedError(LimitError("arrays of a frame, in bytes", size, limit, "Ask with fewer ids at a time."))
         watch = Watch(self._peer, link.connection, self._deadline, self._patient)
         if link.ring is not None:
             for number in link.ring.take_dropped():
@@ -414,6 +412,12 @@ class Exchange:
         self._peer._put(link)
         return Reply(header.graph_version, meta, arrays)
 
+    def _refused(self, refused: _RefusedError) -> FondacoError:
+        """The connection is as good as before."""
+        self._give_slot_back()
+        self._peer._put(self._link)
+        return refused.error
+
     def _give_slot_back(self) -> None:
         if self._slot is not None and self._link.ring is not None:
             self._link.ring.put_back(self._slot)
@@ -421,7 +425,7 @@ class Exchange:
 
 
 class _RefusedError(Exception):
-    """The server answered with an error."""
+    """The question is answered with an error, or not even sent."""
 
     def __init__(self, error: FondacoError) -> None:
         super().__init__(error)

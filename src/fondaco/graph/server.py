@@ -152,6 +152,7 @@ class GraphServer:
                 self._tcp_listener.close()
             raise
         self._wake_in, self._wake_out = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
         self.stopping = threading.Event()
         self.gates = {kind: threading.BoundedSemaphore(self.limits.queries) for kind in (Kind.QUERY, Kind.SHARD)}
         self._lock = threading.Lock()
@@ -182,6 +183,7 @@ class GraphServer:
         self._wake_out.send(b"x")
         if self._acceptor.ident is not None:
             self._acceptor.join()
+        self._selector.close()
         for listener in (self._tcp_listener, self._unix_listener, self._wake_in, self._wake_out):
             if listener is not None:
                 listener.close()
@@ -202,16 +204,14 @@ class GraphServer:
                 thread.join(1.0)
 
     def _accept(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for listener in (self._tcp_listener, self._unix_listener):
-                if listener is not None:
-                    selector.register(listener, selectors.EVENT_READ)
-            selector.register(self._wake_in, selectors.EVENT_READ)
-            while not self.stopping.is_set():
-                for key, _ in selector.select():
-                    if key.fileobj is not self._wake_in:
-                        assert isinstance(key.fileobj, socket.socket)
-                        self._take(key.fileobj)
+        for listener in (self._tcp_listener, self._unix_listener, self._wake_in):
+            if listener is not None:
+                self._selector.register(listener, selectors.EVENT_READ)
+        while not self.stopping.is_set():
+            for key, _ in self._selector.select():
+                if key.fileobj is not self._wake_in:
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._take(key.fileobj)
 
     def _take(self, listener: socket.socket) -> None:
         try:
