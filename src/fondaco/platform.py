@@ -518,6 +518,7 @@ class _GraphHome:
     def __init__(self, directory: Path, platform: Platform | None = None) -> None:
         self.directory = directory
         self._opened = platform
+        self._closes = platform is None
 
     def __reduce__(self) -> tuple[object, ...]:
         return _GraphHome, (self.directory,)
@@ -535,6 +536,10 @@ class _GraphHome:
         from fondaco.graph.pacing import Pacing
 
         return Pacing(self.directory, self._platform.config.governor, self._platform.clock, title, shown=shown)
+
+    def close(self) -> None:
+        if self._closes and self._opened is not None:
+            self._opened.close()
 
     def open_store(self, name: str) -> StoreReader:
         return self._platform.store(name).reader()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import fondaco as fd
@@ -27,19 +28,23 @@ from fondaco.core.errors import (
     BuildInProgressError,
     CorruptFileError,
     DiskFullError,
+    FieldNotFoundError,
     GraphNotFoundError,
     InputError,
     NoCurrentVersionError,
     StateError,
+    StoreNotFoundError,
     VersionNotFoundError,
 )
 from fondaco.core.files import FileLock
+from fondaco.core.verified import read_stamps, stamp_of
 from fondaco.graph.building import run_build
 from fondaco.graph.layout import nodes_file
 from fondaco.graph.opened import OpenGraph
 from fondaco.graph.report import BuildReport
 from fondaco.graph.sections import SectionWriter
 from fondaco.graph.source import VersionSource
+from fondaco.graph.versions import GraphVersions
 from fondaco.store.layout import read_cell
 from graph.hand_built import SCHEMA, write_version
 
@@ -551,3 +556,148 @@ def test_the_schema_that_was_built_is_the_one_that_is_read(platform: fd.Platform
     assert (described["current"], described["keep"], described["versions"]) == (1, 2, [1])
     with pytest.raises(VersionNotFoundError, match="no version 9; available: 1"):
         platform.graph_versions("g").manifest(9)
+
+
+# -- the handle of a platform -------------------------------------------------------------------------------------------------------------
+
+
+def _nodes(count: int, first: int = 0) -> pa.Table:
+    ids = np.arange(first, first + count)
+    return pa.table({"id": ids, "x": ids.astype(np.float32)})
+
+
+def _edges(count: int, nodes: int, seed: int = 1) -> pa.Table:
+    chance = np.random.default_rng(seed)
+    return pa.table({"src": chance.integers(nodes, size=count), "dst": chance.integers(nodes, size=count)})
+
+
+KEY = ("a", "r", "a")
+
+
+def test_a_handle_follows_what_is_current_and_a_pinned_one_stays(platform: fd.Platform) -> None:
+    for count in (10, 20):
+        platform.build_graph("g", nodes={"a": _nodes(count)}, edges={KEY: _edges(50, count)}, progress=False)
+    with platform.graph("g") as graph, platform.graph("g", version=1) as pinned:
+        assert (graph.version, graph.node_count("a"), pinned.node_count("a")) == (2, 20, 10)
+        assert graph.rollback() == 1
+        assert (graph.current, graph.version, graph.node_count("a")) == (1, 1, 10)
+        assert graph.sample([1, 2], [3]).version == 1
+        graph.swap(2)
+        assert graph.sample([1, 2], [3]).version == 2
+        assert pinned.version == 1
+    with pytest.raises(StateError, match="graph 'g' was closed here"):
+        graph.sample([1], [1])
+    with pytest.raises(VersionNotFoundError, match="graph 'g' has no version 7; available: 1, 2"):
+        platform.graph("g", version=7)
+
+
+def test_an_update_builds_on_the_current_version_and_shares_its_files(platform: fd.Platform) -> None:
+    platform.build_graph("g", nodes={"a": _nodes(100)}, edges={KEY: _edges(300, 100)}, partitions=4, progress=False)
+    with platform.graph("g") as graph:
+        before = graph.neighbor_counts([7])[0]
+        report = graph.update(add_edges={KEY: pa.table({"src": [7], "dst": [8]})}, progress=False)
+        assert (report.version, report.edges["a/r/a"], graph.version) == (2, 301, 2)
+        assert graph.neighbor_counts([7])[0] == before + 1
+        inodes = [{path.stat().st_ino for path in (graph.directory / "versions" / str(n)).glob("*.fgs")} for n in (1, 2)]
+        assert len(inodes[0] & inodes[1]) > 4
+        for number in (1, 2):  # nobody reads the shared files again because of their new links
+            directory = graph.directory / "versions" / str(number)
+            assert all(stamp_of(path.stat()) == read_stamps(directory)[path.name] for path in directory.glob("*.fgs"))
+        graph.update(add_nodes={"a": _nodes(3, first=100)}, progress=False)
+        assert graph.node_count("a") == 103
+        assert [version.version for version in graph.versions()] == [2, 3]
+        directory = graph.directory / "versions" / "3"
+        assert all(stamp_of(path.stat()) == read_stamps(directory)[path.name] for path in directory.glob("*.fgs"))
+        platform.graph_versions("g").rollback()
+        assert graph.node_count("a") == 100
+
+
+def test_an_update_that_was_overtaken_is_refused(platform: fd.Platform) -> None:
+    with pytest.raises(GraphNotFoundError):
+        platform.graph("g")
+    build(platform, seed=1, swap=False)
+    versions = platform.graph_versions("g")
+    with pytest.raises(NoCurrentVersionError, match="graph 'g' has no current version yet"):
+        versions.update(add_edges={})
+    versions.swap(1)
+    lock = FileLock(platform._graphs.get("g").layout.build_lock)
+    lock.acquire()
+    build_behind_the_lock = threading.Timer(0.3, lock.release)
+    with pytest.MonkeyPatch.context() as patch:
+        numbers = iter([1, 9])
+        patch.setattr(GraphVersions, "current", property(lambda _: next(numbers, 9)))
+        build_behind_the_lock.start()
+        with pytest.raises(StateError, match="v9 of graph 'g' became current while an update of v1 began"):
+            versions.update(add_edges={})
+    build_behind_the_lock.join()
+
+
+def test_a_pickled_handle_answers_where_it_arrives_and_opens_the_catalog_only_when_asked_about_versions(platform: fd.Platform) -> None:
+    platform.build_graph("g", nodes={"a": _nodes(10)}, edges={KEY: _edges(50, 10)}, progress=False)
+    with platform.graph("g") as graph, pickle.loads(pickle.dumps(graph)) as again:
+        assert again.sample([1, 2], [3]).nodes.tolist() == graph.sample([1, 2], [3]).nodes.tolist()
+        assert again._home._opened is None
+        assert again.current == 1
+        assert [version.version for version in again.versions()] == [1]
+
+
+def test_a_feature_bound_to_a_store_has_the_type_of_its_field_and_its_newest_values(platform: fd.Platform) -> None:
+    fields = [
+        pa.field("v", pa.list_(pa.float32(), 4), nullable=False),
+        pa.field("n", pa.int32()),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("list", pa.list_(pa.int64()), nullable=False),
+    ]
+    store = platform.create_store("emb", value=pa.schema(fields))
+    row = {"v": [1.0, 2.0, 3.0, 4.0], "n": 5, "text": "five", "list": [1]}
+    store.push(pa.Table.from_pylist([{"key": 1, **row}], schema=pa.schema([pa.field("key", pa.int64()), *fields])))
+
+    def bound(field: str, store_name: str = "emb") -> Any:
+        return fd.graph.Nodes(_nodes(3), features={"f": fd.graph.StoreFeature(store_name, field)})
+
+    for field, dtype, shape in (("v", "float32", (4,)), ("n", "int32", ()), ("text", "", ())):
+        platform.build_graph("g", nodes={"a": bound(field)}, edges={KEY: _edges(5, 3)}, progress=False)
+        feature = platform.graph_versions("g").manifest().schema.node("a").feature("f")
+        assert (feature.kind, feature.dtype, feature.shape) == ("store", dtype, shape)
+    with pytest.raises(InputError, match="field 'list' of store 'emb' cannot be a feature"):
+        platform.build_graph("g", nodes={"a": bound("list")}, edges={KEY: _edges(5, 3)}, progress=False)
+    with pytest.raises(FieldNotFoundError, match="no field 'vv' in store 'emb'"):
+        platform.build_graph("g", nodes={"a": bound("vv")}, edges={KEY: _edges(5, 3)}, progress=False)
+    with pytest.raises(StoreNotFoundError, match="did you mean 'emb'"):
+        platform.build_graph("g", nodes={"a": bound("v", "emd")}, edges={KEY: _edges(5, 3)}, progress=False)
+    platform.build_graph("g", nodes={"a": bound("v")}, edges={KEY: _edges(5, 3)}, progress=False)
+    with platform.graph("g") as graph, store.writer("job") as writer:
+        assert graph.features([1], ["f"])["f"].tolist() == [[1, 2, 3, 4]]
+        writer.put(1, row | {"v": [9.0, 9.0, 9.0, 9.0]})
+        writer.flush()
+        deadline = time.monotonic() + 30
+        while graph.features([1], ["f"])["f"].tolist() != [[9, 9, 9, 9]]:
+            assert time.monotonic() < deadline, "the write did not become readable"
+
+
+def test_names_of_graphs_load_neither_numba_nor_torch() -> None:
+    code = (
+        "import sys, fondaco as fd; fd.graph.GraphSchema; fd.graph.Nodes; fd.graph.BuildReport; fd.graph.StoreFeature\n"
+        "print([name for name in ('numba', 'torch', 'sqlalchemy', 'duckdb', 'pyarrow') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_versions_can_be_listed_and_swapped_without_numba(tmp_path: Path) -> None:
+    with fd.open(tmp_path) as platform:
+        for seed in (1, 2):
+            build(platform, seed=seed)
+    code = (
+        f"import sys, fondaco as fd; p = fd.open({str(tmp_path)!r}); v = p.graph_versions('g'); v.rollback(); v.describe(); p.close()\n"
+        "print(v.name, 'numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "g False"
+
+
+@pytest.mark.parametrize("name", fd.graph.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    if name in ("torch", "pyg"):
+        pytest.importorskip({"torch": "torch", "pyg": "torch_geometric"}[name])
+    assert getattr(fd.graph, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Graf'"):
+        _ = fd.graph.Graf

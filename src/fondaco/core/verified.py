@@ -41,3 +41,13 @@ def write_stamps(directory: Path, names: Iterable[str]) -> None:
     with contextlib.suppress(OSError, StorageError):
         stamps = read_stamps(directory) | {name: stamp_of(os.stat(directory / name)) for name in names}
         write_atomically(directory / VERIFIED_FILE, msgspec.json.encode(stamps))
+
+
+def restamp(directory: Path, names: Iterable[str]) -> None:
+    """Stamp anew files of which a hard link was made or removed meanwhile: that changes the change time, and nothing else of a stamp."""
+    with contextlib.suppress(OSError, StorageError):
+        stamps = read_stamps(directory)
+        now = {name: stamp_of(os.stat(directory / name)) for name in names if name in stamps}
+        moved = {name: stamp for name, stamp in now.items() if stamp[:3] == stamps[name][:3] and stamp != stamps[name]}
+        if moved:
+            write_atomically(directory / VERIFIED_FILE, msgspec.json.encode(stamps | moved))

@@ -25,6 +25,7 @@ from fondaco.catalog import RETAINED, VersionState, graphs
 from fondaco.catalog.rows import AT_WORK
 from fondaco.core.errors import BuildInProgressError, CorruptFileError, FondacoError, LockedError
 from fondaco.core.files import FileLock, os_errors, remove_tree, sync_directory
+from fondaco.core.verified import restamp
 from fondaco.graph.context import GraphContext
 from fondaco.graph.layout import file_names
 from fondaco.graph.manifest import GraphManifest, write_manifest
@@ -111,8 +112,8 @@ class _Build:
             with self._timed("verify"):
                 manifest = self._manifest(built)
                 self._check(manifest)
-            self._steps = {**built.steps, **self._steps}
-            return self._commit(manifest)
+            self._steps = {**self._steps, **built.steps}
+            return self._commit(manifest, built.linked)
         except BaseException as exc:
             if self._number:
                 self._clear_up(exc)
@@ -159,7 +160,7 @@ class _Build:
             if opened.manifest != manifest:
                 raise CorruptFileError(str(self._directory), "manifest", "it reads back as another one than was written")
 
-    def _commit(self, manifest: GraphManifest) -> BuildReport:
+    def _commit(self, manifest: GraphManifest, linked: tuple[str, ...]) -> BuildReport:
         context, layout = self._context, self._context.layout
         nodes, edges = manifest.node_counts(), manifest.edge_counts()
         with self._timed("publish"), os_errors(layout.versions):
@@ -185,6 +186,9 @@ class _Build:
             surplus = retire_surplus(context, connection)
         sync_cell(context)
         remove_files(context, surplus)
+        if linked:  # else every update would have its readers, and those of the versions before, read whole graphs again
+            for number in layout.version_numbers():
+                restamp(layout.version(number), linked)
         return BuildReport(
             graph=context.name,
             version=self._number,

@@ -44,6 +44,10 @@ class GraphHome(Protocol):
         """A new reader of a store, which features are bound to; raises StoreNotFoundError."""
         ...
 
+    def close(self) -> None:
+        """The handle is closed: let go of a platform that was opened for it alone."""
+        ...
+
 
 class GraphHandle(GraphVersions, EmbeddedGraph):
     """One graph of an open platform. Close it, or use it as a context manager; what it answered stays good."""
@@ -67,6 +71,7 @@ class GraphHandle(GraphVersions, EmbeddedGraph):
         self._source.close()
         EmbeddedGraph.close(self)
         self._last = None
+        self._home.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GraphHandle, (self._home, self.name, self._pinned)
