@@ -19,9 +19,18 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from fondaco.catalog import Catalog, StoreRow, VersionState, pushes, quotas, stores, tables, tokens, versions
+from fondaco.catalog import Catalog, StoreRow, VersionState, graphs, pushes, quotas, stores, tables, tokens, versions
 from fondaco.catalog.catalog import HEAD_REVISION
-from fondaco.core.errors import CorruptFileError, FormatVersionError, LockedError, ReadOnlyError, StateError, StorageError
+from fondaco.core.errors import (
+    CorruptFileError,
+    FormatVersionError,
+    GraphNotFoundError,
+    LockedError,
+    ReadOnlyError,
+    StateError,
+    StorageError,
+    VersionNotFoundError,
+)
 
 OpenCatalog = Callable[..., Catalog]
 
@@ -201,6 +210,40 @@ class CatalogContract:
             create_store(catalog)
         with catalog.read() as connection:
             assert len(stores.all_live(connection)) == 1
+
+    def test_graphs_have_versions_by_the_rules_of_stores(self, catalog: Catalog) -> None:
+        with catalog.write() as connection:
+            graph = graphs.create(connection, "routes", keep=2, now_us=1)
+            numbers = [graphs.GENERATIONS.allocate(connection, graph.id, build_id="b", pid=1, created_us=1) for _ in range(3)]
+            assert numbers == [1, 2, 3]
+            assert (graphs.names(connection), [row.name for row in graphs.all_live(connection)]) == ([], ["routes"])
+            for number in numbers[:2]:
+                graphs.GENERATIONS.promote(connection, graph.id, number, now_us=5)
+        with catalog.read() as connection:
+            assert graphs.get(connection, "routes").current == 2
+            assert [row.number for row in graphs.at_work(connection, graph.id)] == [3]
+            states = [(row.number, row.state) for row in graphs.GENERATIONS.retained(connection, graph.id)]
+            assert states == [(1, VersionState.BACKUP), (2, VersionState.CURRENT)]
+            with pytest.raises(VersionNotFoundError, match="graph 'routes' has no version 3; available: 1, 2"):
+                graphs.GENERATIONS.get_retained(connection, graph.id, "routes", 3)
+            with pytest.raises(GraphNotFoundError, match="no graph 'route'; did you mean 'routes'"):
+                graphs.get(connection, "route")
+
+    def test_a_version_number_of_a_deleted_graph_is_never_given_again(self, catalog: Catalog) -> None:
+        with catalog.write() as connection:
+            first = graphs.create(connection, "routes", keep=2, now_us=1)
+            graphs.GENERATIONS.allocate(connection, first.id, build_id="b", pid=1, created_us=1)
+            graphs.GENERATIONS.promote(connection, first.id, 1, now_us=5)
+            graphs.delete(connection, first.id, now_us=6)
+        with catalog.write() as connection:
+            assert graphs.names(connection) == []
+            with pytest.raises(GraphNotFoundError):
+                graphs.check_live(connection, first)
+            second = graphs.create(connection, "routes", keep=3, now_us=7)
+            assert graphs.GENERATIONS.allocate(connection, second.id, build_id="b", pid=1, created_us=1) == 2
+            assert [row.state for row in graphs.GENERATIONS.all_of(connection, first.id)] == [VersionState.RETIRED]
+        with pytest.raises(IntegrityError), catalog.write() as connection:
+            graphs.create(connection, "routes", keep=2, now_us=1)
 
     def test_a_push_of_a_version_that_does_not_exist_cannot_be_entered(self, catalog: Catalog) -> None:
         store = create_store(catalog)
