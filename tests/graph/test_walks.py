@@ -195,3 +195,6 @@ def test_walkers_from_the_network_are_checked_before_a_kernel_sees_them(divided:
                         ("phase", 9), ("attempt", -1)]:  # fmt: skip
         with pytest.raises(InputError, match="outside the graph"):
             divided.shards.ask([ShardRequest(0, plan, good() | {name: np.full(1, value, np.int32)})], Deadline())
+    for name, odd in [("step", np.zeros(3, np.int32)), ("node", np.zeros((1, 2), np.int32)), ("as_of", np.zeros((1, 1)))]:
+        with pytest.raises(InputError, match=f"{name} of 1 walkers"):
+            divided.shards.ask([ShardRequest(0, plan, good() | {name: odd})], Deadline())

@@ -287,6 +287,36 @@ def _second_order(
 
 
 @njit(nogil=True, cache=True)
+def _prefetch_row(table: I64Array, node: int) -> None:
+    """Ask for the ends of the node's list, if it is here."""
+    partition = owner(table, NODE, node)
+    if table[partition, INDPTR] != 0:
+        prefetch(table[partition, INDPTR] + 8 * (node - table[partition, NODE]))
+
+
+@njit(nogil=True, cache=True)
+def are_sound(
+    steps: I32Array,
+    phases: I32Array,
+    nodes: I32Array,
+    previous: I32Array,
+    origins: I32Array,
+    attempts: I32Array,
+    length: int,
+    counts: I64Array,
+) -> bool:
+    """Whether walkers stand within the graph and have not made too many steps. counts: int64 [path], nodes of each turn's from-type."""
+    for i in range(nodes.size):
+        if steps[i] < 0 or steps[i] > length or phases[i] < 0 or phases[i] > length or attempts[i] < 0:
+            return False
+        if nodes[i] < 0 or nodes[i] >= counts[phases[i] % counts.size] or previous[i] < -1 or previous[i] >= counts[0]:
+            return False
+        if origins[i] < 0 or origins[i] >= counts[0]:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
 def walk_on(
     tables: I64Array,
     bounds: I64Array,
@@ -331,6 +361,7 @@ def walk_on(
             if steps[i] < length:
                 live[count] = i
                 count += 1
+                _prefetch_row(tables[bounds[phases[i] % path]], nodes[i])
             streams[i - begin] = mix(key, np.uint64(walkers[i]))
         while count:
             kept = 0
@@ -379,11 +410,7 @@ def walk_on(
                 if step + 1 < length:
                     live[kept] = i
                     kept += 1
-                    turn = phases[i] % path if path > 1 else 0
-                    table = tables[bounds[turn]]
-                    partition = owner(table, NODE, to)
-                    if table[partition, INDPTR] != 0:
-                        prefetch(table[partition, INDPTR] + 8 * (to - table[partition, NODE]))
+                    _prefetch_row(tables[bounds[phases[i] % path if path > 1 else 0]], to)
             count = kept
 
 

@@ -180,19 +180,18 @@ def answer(opened: OpenGraph, query: WalkOn, arrays: Arrays) -> Arrays:
 
     def taken(name: str, dtype: type[np.int32] | type[np.int64], default: int) -> npt.NDArray[Any]:
         given = arrays.get(name)
-        return np.full(n, default, dtype) if given is None else np.array(np.broadcast_to(given, n), dtype)
+        if given is None or given.shape == (1,):
+            return np.full(n, default if given is None else given[0], dtype)
+        if given.shape != (n,) or given.dtype.kind != "i":
+            raise InputError(f"{name} of {n} walkers is a whole number for each, not {given.dtype} of shape {given.shape}")
+        return given.astype(dtype)  # a copy: kernels write to it
 
     node, step, phase, attempt = (taken(name, np.int32, 0) for name in ("node", "step", "phase", "attempt"))
     previous, clock = taken("previous", np.int32, -1), taken("clock", np.int64, kernels.NEVER)
     walker, origin = taken("walker", np.int64, 0), taken("origin", np.int32, 0)
     as_of = taken("as_of", np.int64, 0) if "as_of" in arrays else np.empty(0, np.int64)
     counts = np.array([opened.node_table(from_type).count for from_type, _ in turns])
-    if n and (
-        min(step.min(), phase.min(), attempt.min(), node.min(), origin.min(), previous.min() + 1) < 0
-        or max(step.max(), phase.max()) > query.length
-        or (node >= counts[phase % len(turns)]).any()
-        or max(origin.max(), previous.max()) >= counts[0]
-    ):
+    if not kernels.are_sound(step, phase, node, previous, origin, attempt, query.length, counts):
         raise InputError("walkers stand outside the graph, or have made more steps than they were to make")
     out = np.full((n, query.length + 1), -1, np.int32)
     status = np.empty(n, np.uint8)
@@ -207,9 +206,20 @@ def answer(opened: OpenGraph, query: WalkOn, arrays: Arrays) -> Arrays:
     nodes = out[:, 1:].reshape(-1) if made.sum() == n * query.length else out[out >= 0]
     found: Arrays = {"made": made, "nodes": nodes, "status": status}
     if not opened.holds_all:
-        found |= {"phase": phase, "node": node, "previous": previous, "attempt": attempt, "clock": clock}
-        found["candidates"] = candidates[status == kernels.CHECK].reshape(-1) if proposing else candidates.reshape(-1)
+        state = {"node": node, "phase": phase, "previous": previous, "attempt": attempt, "clock": clock}
+        found |= {name: state[name] for name in _state_of(query)}
+        if proposing:
+            found["candidates"] = candidates[status == kernels.CHECK].reshape(-1)
     return found
+
+
+def _state_of(query: WalkOn) -> list[str]:
+    """What says where a walker of such a walk stands, besides its number and its steps."""
+    names = ["node"]
+    names += ["phase"] if len(query.steps) > 1 else []
+    names += ["previous", "attempt"] if query.p != 1.0 or query.q != 1.0 else []
+    names += ["clock"] if query.temporal else []
+    return names
 
 
 class _Walkers:
@@ -236,14 +246,9 @@ class _Walkers:
 
     def request(self, rows: I64Array) -> Arrays:
         """The arrays of `WalkOn` for some walkers, besides `node`; those that say nothing are left out."""
-        query = self.query
-        names = ["step"]
-        names += ["phase"] if len(query.steps) > 1 else []
-        names += ["previous", "attempt"] if self.candidates is not None else []
-        names += ["clock"] if query.temporal else []
-        arrays: Arrays = {name: self.state[name][rows] for name in names}
+        arrays: Arrays = {name: self.state[name][rows] for name in ("step", *_state_of(self.query)) if name != "node"}
         arrays["walker"] = self.number[rows]
-        if query.restart > 0.0:
+        if self.query.restart > 0.0:
             arrays["origin"] = self.origin[rows]
         if self.as_of is not None:
             arrays["as_of"] = self.as_of[rows]
@@ -283,8 +288,8 @@ def _advance(execution: Execution, walkers: _Walkers, node_type: str, rows: I64A
     status, made = parts.rows("status", np.uint8), parts.rows("made", np.int64)
     walkers.put(rows, made, parts.runs(made, "nodes", np.int32))
     if (status != kernels.DONE).any():
-        for name, dtype in _STATE.items():
-            walkers.state[name][rows] = parts.rows(name, dtype)
+        for name in _state_of(walkers.query):
+            walkers.state[name][rows] = parts.rows(name, _STATE[name])
     if walkers.candidates is not None and (status == kernels.CHECK).any():
         checked = status == kernels.CHECK
         candidates = parts.runs(np.where(checked, kernels.CANDIDATES, 0), "candidates", np.int32)
