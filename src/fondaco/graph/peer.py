@@ -143,6 +143,7 @@ class Peer:
             LostError, QuietError, ProtocolError, DeadlineExceededError; LimitError: the server takes no question of this size;
             AuthenticationError, GraphNotFoundError and what else it turns a client away with.
         """
+        deadline.check()
         exchange = Exchange(self, self._take(deadline, patient), asked, deadline, patient)
         exchange.send()
         return exchange
