@@ -15,6 +15,10 @@ PACKAGES = [
     "fondaco.log",
     "fondaco.adapters.kafka",
     "fondaco.features",
+    "fondaco.graph",
+    "fondaco.graph.torch",
+    "fondaco.graph.pyg",
+    "fondaco.graph.deepgnn",
 ]
 HEAD = """# Reference
 

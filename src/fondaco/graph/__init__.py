@@ -11,33 +11,45 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fondaco.graph import deepgnn, pyg, torch
-    from fondaco.graph.answers import HeteroSubgraph, Neighbors, SparseColumn, Subgraph
+    from fondaco.graph.answers import BytesColumn, EdgeSample, HeteroSubgraph, Neighbors, Ranked, SparseColumn, Subgraph
+    from fondaco.graph.convert_deepgnn import EdgeListFormat, from_deepgnn
     from fondaco.graph.endpoints import connect
     from fondaco.graph.graph import Graph
-    from fondaco.graph.handle import GraphHandle, GraphVersionInfo
+    from fondaco.graph.handle import GraphHandle
+    from fondaco.graph.importers import GraphTables, from_networkx, from_pyg
     from fondaco.graph.inputs import Edges, Nodes, StoreFeature
     from fondaco.graph.report import BuildReport
     from fondaco.graph.schema import Adjacency, EdgeType, Feature, GraphSchema, NodeType
+    from fondaco.graph.versions import GraphVersionInfo, GraphVersions
 
 __all__ = [
     "Adjacency",
     "BuildReport",
+    "BytesColumn",
+    "EdgeListFormat",
+    "EdgeSample",
     "EdgeType",
     "Edges",
     "Feature",
     "Graph",
     "GraphHandle",
     "GraphSchema",
+    "GraphTables",
     "GraphVersionInfo",
+    "GraphVersions",
     "HeteroSubgraph",
     "Neighbors",
     "NodeType",
     "Nodes",
+    "Ranked",
     "SparseColumn",
     "StoreFeature",
     "Subgraph",
     "connect",
     "deepgnn",
+    "from_deepgnn",
+    "from_networkx",
+    "from_pyg",
     "pyg",
     "torch",
 ]
@@ -45,21 +57,30 @@ __all__ = [
 _HOMES = {
     "Adjacency": "schema",
     "BuildReport": "report",
+    "BytesColumn": "answers",
+    "EdgeListFormat": "convert_deepgnn",
+    "EdgeSample": "answers",
     "EdgeType": "schema",
     "Edges": "inputs",
     "Feature": "schema",
     "Graph": "graph",
     "GraphHandle": "handle",
     "GraphSchema": "schema",
-    "GraphVersionInfo": "handle",
+    "GraphTables": "importers",
+    "GraphVersionInfo": "versions",
+    "GraphVersions": "versions",
     "HeteroSubgraph": "answers",
     "Neighbors": "answers",
     "NodeType": "schema",
     "Nodes": "inputs",
+    "Ranked": "answers",
     "SparseColumn": "answers",
     "StoreFeature": "inputs",
     "Subgraph": "answers",
     "connect": "endpoints",
+    "from_deepgnn": "convert_deepgnn",
+    "from_networkx": "importers",
+    "from_pyg": "importers",
 }
 _MODULES = frozenset({"deepgnn", "pyg", "torch"})
 

@@ -107,10 +107,12 @@ class Subgraph:
 
     @property
     def node_count(self) -> int:
+        """Nodes of the subgraph."""
         return len(self.nodes)
 
     @property
     def edge_count(self) -> int:
+        """Edges of the subgraph."""
         return int(self.edge_index.shape[1])
 
 
@@ -141,10 +143,12 @@ class HeteroSubgraph:
 
     @property
     def node_count(self) -> int:
+        """Nodes of all types."""
         return sum(len(ids) for ids in self.nodes.values())
 
     @property
     def edge_count(self) -> int:
+        """Edges of all types."""
         return sum(int(index.shape[1]) for index in self.edge_index.values())
 
 

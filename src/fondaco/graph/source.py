@@ -1,6 +1,6 @@
 """Source: which opened version of a graph a call is answered from: the current one, or one that was asked for.
 
-A `VersionSource` maps the CURRENT cell and compares it, at each `get`, with what it has open (50 ns). When the cell names another version,
+A `VersionSource` maps the CURRENT cell and compares it, at each `get`, with what it has open (0.1 us). When the cell names another version,
 that call opens it, and it takes the place of the old one for the calls that come after. A call holds the `OpenGraph` that it got to its
 end, so it never mixes two versions; the old one's files are unmapped when the last such call, and the last array made from them, is gone.
 
