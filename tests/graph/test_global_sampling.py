@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, PartitionNotHeldError
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.executor import execute
 from fondaco.graph.local import LocalShards
@@ -135,11 +135,15 @@ def test_what_comes_from_the_network_is_checked_before_a_kernel_sees_it(divided:
     foreign = int(np.flatnonzero(divided.owners != 0)[0])
     partitions = {"partitions": np.array([foreign])}
     picks = {"partition": np.array([foreign]), "mass": np.array([0.5])}
+    for query, arrays in [
+        (Masses(node_type="person"), partitions),
+        (Masses(node_type="person"), {"partitions": np.array([99])}),
+        (Pick(edge_type="person/met/person"), picks),
+        (SmallestKeys(node_type="person", count=3, seed=1), partitions),
+    ]:
+        with pytest.raises(PartitionNotHeldError):
+            divided.ask([ShardRequest(0, query, arrays)], Deadline())
     for query, arrays, says in [
-        (Masses(node_type="person"), partitions, "not held here"),
-        (Masses(node_type="person"), {"partitions": np.array([99])}, "not held here"),
-        (Pick(edge_type="person/met/person"), picks, "not held here"),
-        (SmallestKeys(node_type="person", count=3, seed=1), partitions, "not held here"),
         (Masses(node_type="page"), partitions, "has no weights"),
         (Masses(), partitions, "one of them"),
         (Masses(node_type="page", edge_type="person/met/person"), partitions, "one of them"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.stats import chi2
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, PartitionNotHeldError
 from fondaco.graph import negatives
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.execution import Execution
 from fondaco.graph.executor import execute
-from fondaco.graph.queries import Negatives
+from fondaco.graph.local import LocalShards, ShardAnswers
+from fondaco.graph.queries import Arrays, Negatives
 from fondaco.graph.shards import Find, InDegrees, ShardRequest
 from graph.divided import Divided, social
 
@@ -137,5 +140,20 @@ def test_what_cannot_be_asked_is_refused(graph: Divided, whole: Execution) -> No
     with pytest.raises(InputError, match="negatives a source"):
         negatives.draw_negatives(whole, Negatives(edge_type="knows", count=-1), one)
     divided = graph.shards(2)
-    with pytest.raises(InputError, match="not held here"):
+    with pytest.raises(PartitionNotHeldError):
         divided.ask([ShardRequest(0, InDegrees(edge_type="knows", direction="out"), {"partitions": np.array([7])})], Deadline())
+
+
+def test_degrees_are_counted_once_for_a_version_whoever_asks(graph: Divided) -> None:
+    opened = graph.opened()
+    asked = []
+
+    class Counting(LocalShards):
+        def ask(self, requests: Sequence[ShardRequest], deadline: Deadline) -> list[Arrays]:
+            asked.extend(type(request.query) for request in requests)
+            return super().ask(requests, deadline)
+
+    query = Negatives(edge_type="person/met/person", count=1, distribution="degree", strict=False)
+    for _ in range(3):
+        negatives.draw_negatives(Execution(Counting([ShardAnswers(opened)]), Deadline()), query, np.zeros(1, np.int32))
+    assert asked.count(InDegrees) <= 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, PartitionNotHeldError
 from fondaco.graph import _global_kernels as kernels
 from fondaco.graph._draws import SALT_EDGES, SALT_NODES, key_of
 from fondaco.graph.execution import Ask, Execution
@@ -82,7 +82,7 @@ def answer(opened: OpenGraph, query: Masses | Pick | SmallestKeys, arrays: Array
     """A shard's answer.
 
     Raises:
-        InputError: the type has no weights, or a partition is not held here.
+        InputError: the type has no weights. PartitionNotHeldError.
     """
     of = _Weights(opened, _Type(query.node_type, query.edge_type, query.direction))
     if isinstance(query, Masses):
@@ -168,8 +168,9 @@ class _Weights:
 
 def _held(opened: OpenGraph, partitions: npt.NDArray[np.int64]) -> list[int]:
     wanted = [int(partition) for partition in partitions]
-    if not opened.held.issuperset(wanted):
-        raise InputError(f"partitions {sorted(set(wanted) - opened.held)} are not held here; held: {sorted(opened.held)}")
+    for partition in wanted:
+        if partition not in opened.held:
+            raise PartitionNotHeldError(opened.name, opened.version, partition)
     return wanted
 
 

@@ -255,6 +255,7 @@ class LocalShards:
         self._answers = tuple(answers)
         graph = self._answers[0].graph
         self.schema, self.version, self.partitions = graph.schema, graph.version, graph.partitions
+        self.anchor: object = graph
         self.shard_count = len(self._answers)
         held = [(partition, number) for number, shard in enumerate(self._answers) for partition in sorted(shard.graph.held)]
         if [partition for partition, _ in held] != list(range(self.partitions)):

@@ -4,7 +4,8 @@ Candidates are drawn here, and strict ones checked by the shards that hold the s
 that fails `TRIES` times is drawn from what is outside its source's list directly, so a source with few others is exact as well, and one
 that leads to every node gets none. Candidate t of entry (i, j) is a function of (seed, i, j, t): answers do not depend on shards.
 
-The sums of degree^0.75 take 8 bytes a node of the target type; they are made at the first call and kept as long as its `Shards` lives.
+The sums of degree^0.75 take 8 bytes a node of the target type; they are made at the first call and kept as long as the version is
+open in this process.
 
 Source: Mikolov et al. 2013 (word2vec's noise distribution). Pure functions; any thread. Importing this imports numba.
 """
@@ -18,13 +19,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, PartitionNotHeldError
 from fondaco.graph import _global_kernels as kernels
 from fondaco.graph._draws import SALT_NEGATIVES, key_of
 from fondaco.graph.execution import Ask, Execution, seeds_of
 from fondaco.graph.queries import ALL, Arrays, Negatives, put_ids
 from fondaco.graph.schema import EdgeType
-from fondaco.graph.shards import Hop, InDegrees, Shards
+from fondaco.graph.shards import Hop, InDegrees
 
 if TYPE_CHECKING:
     from fondaco.graph.opened import OpenGraph
@@ -89,12 +90,13 @@ def answer(opened: OpenGraph, query: InDegrees, arrays: Arrays) -> Arrays:
     """A shard's answer to `InDegrees`.
 
     Raises:
-        InputError: a partition is not held here.
+        PartitionNotHeldError.
     """
     table = opened.adjacency_table(query.edge_type, query.direction)
     partitions = [int(partition) for partition in arrays["partitions"]]
-    if not opened.held.issuperset(partitions):
-        raise InputError(f"partitions {sorted(set(partitions) - opened.held)} are not held here; held: {sorted(opened.held)}")
+    for partition in partitions:
+        if partition not in opened.held:
+            raise PartitionNotHeldError(opened.name, opened.version, partition)
     counts = np.zeros(table.to_count if query.direction == "out" else table.from_count, np.int64)
     for partition in partitions:
         edges = int(table.edge_starts[partition + 1] - table.edge_starts[partition])
@@ -132,13 +134,13 @@ def _neighbours(execution: Execution, edge: EdgeType, source: int) -> I32Array:
 
 
 _lock: Final = Lock()
-_sums: Final[WeakKeyDictionary[Shards, dict[str, F64Array]]] = WeakKeyDictionary()
+_sums: Final[WeakKeyDictionary[object, dict[str, F64Array]]] = WeakKeyDictionary()
 
 
 def _degree_sums(execution: Execution, edge: EdgeType) -> F64Array:
     """Inclusive sums of in-degree^0.75 over the nodes of the target type, float64 [nodes]."""
     with _lock:
-        kept = _sums.setdefault(execution.shards, {})
+        kept = _sums.setdefault(execution.shards.anchor, {})
         found = kept.get(edge.name)
     if found is not None:
         return found

@@ -44,6 +44,7 @@ class RemoteShards:
         opened = version.opened
         self.schema: GraphSchema = opened.schema
         self.version, self.partitions = opened.version, opened.partitions
+        self.anchor: object = opened
         count = peers.me.shards
         held = [shard_partitions(self.partitions, shard, count) for shard in range(count)]
         self._held = [partitions for partitions in held if partitions]
@@ -83,7 +84,7 @@ class RemoteShards:
     def _answer(self, request: ShardRequest) -> Arrays:
         if isinstance(request.query, (NodeFeature, EdgeFeature)):
             self._gathered(len(request.arrays["rows"]))
-        out = request.out
+        out = request.out if request.into is None else request.into
         if out is None:
             out = feature_memory(self.schema, request.query, request.arrays, self._peers.pool.take)
         return self._version.answers.answer(request.query, request.arrays, out)

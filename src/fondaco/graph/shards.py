@@ -252,6 +252,11 @@ class Shards(Protocol):
     @property
     def shard_count(self) -> int: ...
 
+    @property
+    def anchor(self) -> object:
+        """Lives as long as the version is open in this process, one for all `Shards` of it: what is made once is kept with it (weakly)."""
+        ...
+
     def starts(self, node_type: str) -> npt.NDArray[np.int64]:
         """int64 [partitions + 1]: the first dense id of each partition; the last entry is how many nodes there are."""
         ...
