@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ from fondaco.graph.deepgnn.lists import I64
 from fondaco.graph.schema import Feature
 
 
-def dense_names(known: Sequence[Feature], names: Mapping[int, str], features: npt.NDArray[np.int32], where: str) -> dict[int, str]:
+def dense_names(
+    known: Sequence[Feature], names: Mapping[int, str], features: npt.NDArray[np.int32], where: str, strict: bool
+) -> dict[int, str]:
     """Names by position in `features` of those that this type has."""
     by_name = {feature.name: feature for feature in known}
     wanted: dict[int, str] = {}
@@ -25,7 +28,7 @@ def dense_names(known: Sequence[Feature], names: Mapping[int, str], features: np
         size = int(np.prod(feature.shape, dtype=np.int64))
         if feature.kind in ("sparse", "bytes"):
             raise InputError(f"feature {number} ({feature.name!r}) of {where} is {feature.kind}; ask for it by the method of that kind")
-        if feature.kind == "dense" and dimension > size:
+        if strict and feature.kind == "dense" and dimension > size:
             raise InputError(f"feature {number} ({feature.name!r}) of {where} has {size} numbers, and {dimension} were asked for")
         wanted[position] = feature.name
     return wanted
@@ -34,14 +37,17 @@ def dense_names(known: Sequence[Feature], names: Mapping[int, str], features: np
 def lay_out(
     values: npt.NDArray[Any], rows: I64, features: npt.NDArray[np.int32], wanted: Mapping[int, str], found: Mapping[str, FeatureColumn]
 ) -> None:
-    """Write dense columns into `rows` of `values`, each at its place among `features`, cut to the dimension asked for."""
+    """Write dense columns into `rows` of `values`, each at its place among `features`; cut, or followed by zeros, to the
+    dimension asked for."""
     ends = np.cumsum(features[:, 1])
     for position, name in wanted.items():
         size = int(features[position, 1])
         column = found[name]
         if not isinstance(column, np.ndarray):
             raise InputError(f"feature {int(features[position, 0])} ({name!r}) is not dense; ask for it by the method of its kind")
-        values[rows, ends[position] - size : ends[position]] = column.reshape(len(rows), -1)[:, :size]
+        found_size = min(size, math.prod(column.shape[1:]))
+        start = ends[position] - size
+        values[rows, start : start + found_size] = column.reshape(len(rows), -1)[:, :found_size]
 
 
 def sparse_parts(parts: Iterator[tuple[I64, FeatureColumn]], dtype: npt.DTypeLike) -> tuple[I64, npt.NDArray[Any], int]:

@@ -34,6 +34,7 @@ from fondaco.graph.deepgnn.lists import (
     without_replacement,
 )
 from fondaco.graph.deepgnn.numbering import Numbering
+from fondaco.graph.deepgnn.push import push_ranks
 from fondaco.graph.graph import Graph, OnUnknown
 from fondaco.graph.queries import Strategy
 from fondaco.graph.schema import EdgeType
@@ -155,17 +156,24 @@ class Engine:
         ids = np.full((len(nodes), count), fill.node, np.int64)
         scores = np.full((len(nodes), count), fill.weight, np.float32)
         steps = list(self._steps(nodes, types))
-        if len(steps) != 1 or steps[0].edge.src != steps[0].edge.dst:
-            raise InputError(
-                "ppr-go ranks along one edge type within one node type; of these edge types start at the nodes given: "
-                + (", ".join(step.edge.name for step in steps) or "none")
-            )
-        if at is not None:
-            raise InputError("ppr-go takes no timestamps; rank a version that was built from the edges of that time")
-        rows, _, edge = steps[0]
-        ranked = self.graph.ppr(nodes[rows], count, alpha=alpha, eps=eps * alpha, edge_type=edge.key)
-        ids[rows] = pad_ragged(ranked.ids, ranked.counts, fill.node, count)
-        scores[rows] = pad_ragged(ranked.scores, ranked.counts, fill.weight, count)
+        if at is None and len(steps) == 1 and steps[0].edge.src == steps[0].edge.dst:
+            rows, _, edge = steps[0]
+            # DeepGNN's threshold is alpha * eps * degree.
+            ranked = self.graph.ppr(nodes[rows], count, alpha=alpha, eps=eps * alpha, edge_type=edge.key)
+            ids[rows] = pad_ragged(ranked.ids, ranked.counts, fill.node, count)
+            scores[rows] = pad_ragged(ranked.scores, ranked.counts, fill.weight, count)
+            return ids, scores
+        known = np.flatnonzero(self.places(nodes) >= 0)
+        moments: list[int | None] = [None] if at is None else np.unique(at[known]).tolist()
+        for moment in moments:
+            rows = known if at is None else known[at[known] == moment]
+
+            def lists_of(missing: I64, moment: int | None = moment) -> Lists:
+                return self.neighbors(missing, types, None if moment is None else np.full(len(missing), moment))
+
+            for row, ranks in zip(rows.tolist(), push_ranks(lists_of, nodes[rows], count, alpha, eps), strict=True):
+                ids[row, : len(ranks)] = [node for node, _ in ranks]
+                scores[row, : len(ranks)] = [score for _, score in ranks]
         return ids, scores
 
     def walk(self, nodes: I64, types: Sequence[int], length: int, p: float, q: float, default_node: int, seed: int, at: I64 | None) -> I64:
@@ -174,11 +182,16 @@ class Engine:
         walks = np.full((len(nodes), length + 1), default_node, np.int64)
         walks[:, 0] = nodes
         steps = list(self._steps(nodes, types))
-        if at is None and len(steps) == 1 and steps[0].edge.src == steps[0].edge.dst:
+        first_order = p == q == 1
+        if len(steps) == 1 and steps[0].edge.src == steps[0].edge.dst and (at is None or first_order):
             rows, _, edge = steps[0]
-            found = self.graph.node2vec(nodes[rows], length, p, q, edge_type=edge.key, weighted=edge.weighted, seed=seed)
-            walks[rows] = np.where(found == NO_NODE, default_node, found)
-            walks[rows, 0] = nodes[rows]
+            if first_order:
+                found = self.graph.random_walk(
+                    nodes[rows], length, edge_type=edge.key, weighted=edge.weighted, as_of=_of(at, rows), seed=seed
+                )
+            else:
+                found = self.graph.node2vec(nodes[rows], length, p, q, edge_type=edge.key, weighted=edge.weighted, seed=seed)
+            walks[rows, 1:] = np.where(found == NO_NODE, default_node, found)[:, 1:]
             return walks
         self._walk_over_types(walks, types, p, q, seed, at)
         return walks
@@ -190,7 +203,7 @@ class Engine:
         values = np.zeros((len(nodes), int(features[:, 1].sum())), dtype)
         for rows, node_type in self._of_types(nodes):
             known, names = self.graph.schema.node(node_type), self.numbering.node_features.get(node_type, {})
-            wanted = dense_names(known.features, names, features, f"node type {node_type!r}")
+            wanted = dense_names(known.features, names, features, f"node type {node_type!r}", self.strict)
             if wanted:
                 found = self.graph.features(nodes[rows], list(dict.fromkeys(wanted.values())), node_type=node_type, on_unknown="pad")
                 lay_out(values, rows, features, wanted, found)
@@ -205,7 +218,7 @@ class Engine:
         values = np.zeros((len(edges), int(features[:, 1].sum())), dtype)
         for rows, edge in self._of_edge_types(edges):
             names = self.numbering.edge_features.get(edge.relation, {})
-            wanted = dense_names(edge.features, names, features, f"edge type {edge.name!r}")
+            wanted = dense_names(edge.features, names, features, f"edge type {edge.name!r}", self.strict)
             if wanted:
                 found = self._edge_columns(edges[rows], edge, list(dict.fromkeys(wanted.values())))
                 lay_out(values, rows, features, wanted, found)
