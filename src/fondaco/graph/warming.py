@@ -20,7 +20,7 @@ from fondaco.graph.local import LocalShards
 from fondaco.graph.queries import Arrays, Query, StringIds, put_ids
 from fondaco.graph.schema import EdgeType
 from fondaco.graph.serving import ServedVersion
-from fondaco.graph.shards import Counts, EdgeFeature, EdgesAt, Find, Hop, NodeFeature, NodeIds, Resolve, ShardQuery
+from fondaco.graph.shards import Counts, EdgeFeature, EdgesAt, Find, Hop, NodeFeature, NodeIds, Resolve, ShardQuery, WalkOn
 
 ROWS: Final = 4
 _LOGGER = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ def _parts(version: ServedVersion) -> Iterator[tuple[ShardQuery, Arrays]]:
                     weights=edge.weighted, times=edge.timed,
                 )  # fmt: skip
                 yield hop, {"frontier": rows}
+        step = WalkOn(steps=((edge.name,),), direction=direction, length=1)
+        yield step, {"node": rows, "walker": np.arange(len(rows))}
         edges = np.array(_held_rows(version, adjacency.edge_starts), np.int64)
         if len(edges):
             yield EdgesAt(edge_type=edge.name, direction=direction), {"edge_ids": edges}
@@ -127,5 +129,10 @@ def _wholes(version: ServedVersion) -> Iterator[tuple[Query, Arrays]]:
             ),
             seeds,
         )  # fmt: skip
-        yield q.RandomWalk(node_type=node_type.name, length=2, edge_types=(edge.name,), direction=direction), seeds
+        yield q.RandomWalk(node_type=node_type.name, length=1, edge_types=(edge.name,), direction=direction), seeds
         yield q.Node2Vec(node_type=node_type.name, length=2, edge_type=edge.name, direction=direction, p=0.5, q=2.0), seeds
+        yield q.PageRank(node_type=node_type.name, edge_type=edge.name, top_k=1, direction=direction, eps=0.1), seeds
+        yield q.SampleNodes(node_type=node_type.name, count=1), {}
+        yield q.SampleEdges(edge_type=edge.name, count=1, direction=direction), {}
+        if direction == "out":
+            yield q.Negatives(edge_type=edge.name, count=1), seeds
