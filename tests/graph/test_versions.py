@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from fondaco.core.errors import (
 )
 from fondaco.core.files import FileLock
 from fondaco.core.verified import read_stamps, stamp_of
+from fondaco.graph import pacing
 from fondaco.graph.building import run_build
 from fondaco.graph.layout import nodes_file
 from fondaco.graph.opened import OpenGraph
@@ -673,6 +675,18 @@ def test_a_feature_bound_to_a_store_has_the_type_of_its_field_and_its_newest_val
         deadline = time.monotonic() + 30
         while graph.features([1], ["f"])["f"].tolist() != [[9, 9, 9, 9]]:
             assert time.monotonic() < deadline, "the write did not become readable"
+
+
+def test_a_long_build_says_how_far_it_is_and_a_quiet_one_nothing(
+    platform: fd.Platform, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pacing, "LINE_INTERVAL_S", 0.0)
+    platform.build_graph("g", nodes={"a": _nodes(10)}, edges={KEY: _edges(50, 10)}, progress=False)
+    assert capsys.readouterr().err == ""
+    platform.build_graph("g", nodes={"a": _nodes(10)}, edges={KEY: _edges(50, 10)})
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all(re.fullmatch(r"build g: [\d,]+ \w.*", line) for line in said)
 
 
 def test_names_of_graphs_load_neither_numba_nor_torch() -> None:

@@ -17,7 +17,7 @@ from fondaco.core.clock import Clock
 from fondaco.core.config import GovernorConfig
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.live import Live
 
 LINE_INTERVAL_S = 5.0  # a log file gets one line in this time, and none from a build that is shorter
 
@@ -30,7 +30,7 @@ class Pacing:
         self._title, self._shown = title, shown
         self._done: dict[str, int] = {}
         self._line_at = time.monotonic() + LINE_INTERVAL_S
-        self._status: Status | None = None
+        self._live: Live | None = None
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Pacing:
@@ -42,9 +42,10 @@ class Pacing:
         self._hand_over = self._open.enter_context(handed_over(self._directory))
         if self._shown and sys.stderr.isatty():
             from rich.console import Console
+            from rich.live import Live
 
-            # no refresh thread of its own kind: a build must not compete with readers of its process for the interpreter
-            self._status = self._open.enter_context(Console(stderr=True).status(self._title, refresh_per_second=2))
+            # no refresh thread: a build must not compete with the reader threads of its own process for the interpreter
+            self._live = self._open.enter_context(Live(self._title, console=Console(stderr=True), auto_refresh=False, transient=True))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -55,8 +56,8 @@ class Pacing:
         self._hand_over.tick()
         self._governor.pace()
         done = self._done[what] = self._done.get(what, 0) + amount
-        if self._status is not None:
-            self._status.update(f"{self._title}: {done:,} {what}")
+        if self._live is not None:
+            self._live.update(f"{self._title}: {done:,} {what}", refresh=True)
         elif self._shown and time.monotonic() >= self._line_at:
             self._line_at = time.monotonic() + LINE_INTERVAL_S
             print(f"{self._title}: {done:,} {what}", file=sys.stderr, flush=True)
