@@ -197,7 +197,7 @@ def test_the_answer_holds_ids_and_scores(whole: Execution) -> None:
         ({"edge_types": ()}, "within one node type"),
         ({"weighted": True}, "have no weights"),
         ({"alpha": 0.0}, "alpha is a chance"),
-        ({"eps": 0.0}, "eps is at least"),
+        ({"eps": 0.0}, "eps is at least 1e-09"),
         ({"top_k": 0}, "top_k is between"),
     ],
 )

@@ -87,6 +87,17 @@ def test_partitions_change_no_walk(tmp_path_factory: pytest.TempPathFactory, who
         assert np.array_equal(walks.walk(whole, plan, starts), walks.walk(other, plan, starts))
 
 
+def test_many_walkers_walk_in_blocks_as_they_would_at_once(whole: Execution, divided: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, as_of = starts_of(whole), np.arange(200, dtype=np.int64) * 6
+    for name in ("node2vec that refuses nearly all, weighted", "in time with restart", "metapath"):
+        plan = PLANS[name]
+        at_once = walks.walk(whole, plan, starts, as_of)
+        with monkeypatch.context() as patch:
+            patch.setattr(walks, "STEPS_MAX", 300)
+            assert np.array_equal(walks.walk(whole, plan, starts, as_of), at_once)
+            assert np.array_equal(walks.walk(divided, plan, starts, as_of), at_once)
+
+
 def test_each_step_goes_along_an_edge_of_its_type(whole: Execution) -> None:
     for plan in (PLANS["metapath"], PLANS["node2vec far"], PLANS["over two edge types"], PLANS["against the edges"]):
         walked = walks.walk(whole, plan, starts_of(whole))

@@ -12,7 +12,6 @@ Source: Andersen, Chung and Lang 2006, "Local graph partitioning using PageRank 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -37,7 +36,8 @@ I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
 
 TOP_K_MAX: Final = 1 << 20
-BLOCK: Final = 64  # seeds that are pushed from side by side: bounds the memory of their states
+EPS_MIN: Final = 1e-9
+BLOCK: Final = 64  # seeds of one call, or pushed from side by side: bounds their memory, and the deadline is looked at between them
 _NODE_BITS: Final = 32
 
 
@@ -73,15 +73,19 @@ def rank_all(
     counts = np.zeros(len(seeds), np.int64)
     known = np.flatnonzero(seeds >= 0)
     bounds = None if as_of is None else np.array(np.broadcast_to(as_of, len(seeds))[known], np.int64)
-    if execution.shards.shard_count == 1:
-        arrays: Arrays = {"frontier": seeds[known]}
-        if bounds is not None:
-            arrays["as_of"] = bounds
-        (found,) = execution.ask([ShardRequest(0, query, arrays)])
-    else:
-        found = _rank_over(execution, query, writable(seeds[known], np.int32), bounds)
-    counts[known] = found["counts"]
-    return counts, found["nodes"], found["scores"]
+    frontier = writable(seeds[known], np.int32)
+    found: list[Arrays] = []
+    for begin in range(0, len(frontier), BLOCK):
+        rows = slice(begin, begin + BLOCK)
+        bound = None if bounds is None else bounds[rows]
+        if execution.shards.shard_count > 1:
+            found.append(_rank_over(execution, query, frontier[rows], bound))
+        else:
+            arrays: Arrays = {"frontier": frontier[rows]} if bound is None else {"frontier": frontier[rows], "as_of": bound}
+            found += execution.ask([ShardRequest(0, query, arrays)])
+    counts[known] = np.concatenate([np.empty(0, np.int64), *(part["counts"] for part in found)])
+    nodes = np.concatenate([np.empty(0, np.int32), *(part["nodes"] for part in found)])
+    return counts, nodes, np.concatenate([np.empty(0, np.float64), *(part["scores"] for part in found)])
 
 
 def check_rank(schema: GraphSchema, query: Rank) -> int:
@@ -100,8 +104,8 @@ def check_rank(schema: GraphSchema, query: Rank) -> int:
         raise InputError(f"PageRank needs edges within one node type; {', '.join(query.edge_types) or 'no edge type'} are not")
     if not 0.0 < query.alpha <= 1.0:
         raise InputError(f"alpha is a chance above 0 and at most 1, not {query.alpha}")
-    if not 1e-12 <= query.eps < math.inf:
-        raise InputError(f"eps is at least 1e-12, not {query.eps}; up to 1 / (alpha eps) edges are looked at for each seed")
+    if not EPS_MIN <= query.eps < math.inf:
+        raise InputError(f"eps is at least {EPS_MIN:g}, not {query.eps}; up to 1 / (alpha eps) edges are looked at for each seed")
     if not 1 <= query.top_k <= TOP_K_MAX:
         raise InputError(f"top_k is between 1 and {TOP_K_MAX}, not {query.top_k}")
     return types.pop()
@@ -120,11 +124,16 @@ def answer(opened: OpenGraph, query: Rank, arrays: Arrays) -> Arrays:
     if len(seeds) and (seeds.min() < 0 or seeds.max() >= total):
         raise InputError(f"nodes from {seeds.min()} to {seeds.max()}; there are {total}: 0 to {total - 1}")
     as_of = np.array(np.broadcast_to(arrays["as_of"], len(seeds)), np.int64) if "as_of" in arrays else np.empty(0, np.int64)
-    room = min(query.top_k, total)
+    room = _room(query, total)
     counts, nodes, scores = np.empty(len(seeds), np.int64), np.empty((len(seeds), room), np.int32), np.empty((len(seeds), room), np.float64)
     tables = tables_of(opened).stack(opened, query.edge_types, query.direction)
     kernels.rank(tables, seeds, as_of, query.alpha, query.eps, query.weighted, counts, nodes, scores)
     return _joined(counts, nodes, scores)
+
+
+def _room(query: Rank, total: int) -> int:
+    """How many nodes one seed can get: each has been pushed from, and a push settles alpha eps of the mass or more."""
+    return min(query.top_k, total, int(1.0 / (query.alpha * query.eps)) + 2)
 
 
 def _joined(counts: I64Array, nodes: I32Array, scores: npt.NDArray[np.float64]) -> Arrays:
@@ -136,9 +145,10 @@ def _joined(counts: I64Array, nodes: I32Array, scores: npt.NDArray[np.float64]) 
 
 
 def _rank_over(execution: Execution, query: Rank, seeds: I32Array, as_of: I64Array | None) -> Arrays:
-    room = min(query.top_k, execution.node_count(execution.schema.nodes[check_rank(execution.schema, query)].name))
+    room = _room(query, execution.node_count(execution.schema.nodes[check_rank(execution.schema, query)].name))
     counts, nodes, scores = np.empty(len(seeds), np.int64), np.empty((len(seeds), room), np.int32), np.empty((len(seeds), room), np.float64)
-    for rows, bound in _blocks(len(seeds), as_of):
+    for bound in [ALWAYS] if as_of is None else np.unique(as_of).tolist():
+        rows = np.arange(len(seeds)) if as_of is None else np.flatnonzero(as_of == bound)
         lists = _Lists(execution, query, bound)
         states = [_State(int(seeds[row])) for row in rows]
         pending = states
@@ -150,14 +160,6 @@ def _rank_over(execution: Execution, query: Rank, seeds: I32Array, as_of: I64Arr
         for row, state in zip(rows, states, strict=True):
             counts[row] = kernels.best(state.keys, state.estimates, int(state.head[kernels.TOUCHED]), nodes[row], scores[row])
     return _joined(counts, nodes, scores)
-
-
-def _blocks(count: int, as_of: I64Array | None) -> Iterator[tuple[I64Array, int]]:
-    """(rows, their bound): at most BLOCK seeds with one bound at a time."""
-    for bound in [ALWAYS] if as_of is None else np.unique(as_of).tolist():
-        rows = np.arange(count) if as_of is None else np.flatnonzero(as_of == bound)
-        for begin in range(0, len(rows), BLOCK):
-            yield rows[begin : begin + BLOCK], bound
 
 
 class _Lists:

@@ -35,6 +35,7 @@ I64Array = npt.NDArray[np.int64]
 U8Array = npt.NDArray[np.uint8]
 
 LENGTH_MAX: Final = 1 << 20
+STEPS_MAX: Final = 1 << 22  # of one call of a kernel, about 0.2 s: more walkers walk in blocks, and the deadline is looked at between them
 _STATE: Final = {"phase": np.int32, "node": np.int32, "previous": np.int32, "attempt": np.int32, "clock": np.int64}
 
 
@@ -146,7 +147,19 @@ def walk(execution: Execution, query: WalkOn, starts: I32Array, as_of: I64Array 
         InputError: see `check_walk`.
     """
     from_types = [from_type for from_type, _ in check_walk(execution.schema, query)]
-    walkers = _Walkers(query, starts, as_of)
+    block = max(STEPS_MAX // (query.length + 1), 1)
+    if len(starts) <= block:
+        return _walk(execution, query, from_types, _Walkers(query, starts, as_of, 0))
+    bounds = None if as_of is None else np.broadcast_to(as_of, len(starts))
+    out = np.empty((len(starts), query.length + 1), np.int32)
+    for first in range(0, len(starts), block):
+        rows = slice(first, first + block)
+        out[rows] = _walk(execution, query, from_types, _Walkers(query, starts[rows], None if bounds is None else bounds[rows], first))
+    return out
+
+
+def _walk(execution: Execution, query: WalkOn, from_types: list[str], walkers: _Walkers) -> I32Array:
+    starts = walkers.origin
     pending = np.flatnonzero((starts >= 0) & (query.length > 0))
     while len(pending):
         before = walkers.progress(pending)
@@ -225,11 +238,12 @@ def _state_of(query: WalkOn) -> list[str]:
 class _Walkers:
     """Where walkers stand. `state`: by name, each [n]; `out`: int32 [n, length + 1], steps made so far."""
 
-    def __init__(self, query: WalkOn, starts: I32Array, as_of: I64Array | None) -> None:
+    def __init__(self, query: WalkOn, starts: I32Array, as_of: I64Array | None, first: int) -> None:
+        """`first`: the number of the first walker."""
         n = len(starts)
         self.query = query
         self.key = key_of(query.seed, 0, SALT_WALK)
-        self.number = np.arange(n, dtype=np.int64)
+        self.number = np.arange(first, first + n, dtype=np.int64)
         self.origin = writable(starts, np.int32)
         self.as_of = None if as_of is None else np.broadcast_to(as_of, n)
         self.out = np.full((n, query.length + 1), -1, np.int32)
@@ -306,7 +320,16 @@ def _check(execution: Execution, walkers: _Walkers, node_type: str, rows: I64Arr
     known = _neighbours(execution, query, node_type, np.repeat(previous, kernels.CANDIDATES), candidates.reshape(-1), as_of)
     attempts, chosen = state["attempt"][rows], np.empty(len(rows), np.int32)
     kernels.settle(
-        walkers.key, query.p, query.q, rows, state["step"][rows], previous, attempts, candidates, known.reshape(candidates.shape), chosen
+        walkers.key,
+        query.p,
+        query.q,
+        walkers.number[rows],
+        state["step"][rows],
+        previous,
+        attempts,
+        candidates,
+        known.reshape(candidates.shape),
+        chosen,
     )
     state["attempt"][rows] = attempts
     taken = chosen >= 0
@@ -347,7 +370,7 @@ def _scan(execution: Execution, walkers: _Walkers, node_type: str, rows: I64Arra
         previous = int(state["previous"][row])
         as_of = None if walkers.as_of is None else np.full(len(to), walkers.as_of[row])
         known = _neighbours(execution, query, node_type, np.full(len(to), previous, np.int32), to, as_of)
-        x = mixed(mixed(mixed(int(walkers.key), int(row)), int(state["step"][row])), 1)
+        x = mixed(mixed(mixed(int(walkers.key), int(walkers.number[row])), int(state["step"][row])), 1)
         chosen = kernels.weigh(to, weights, known, previous, query.p, query.q, np.uint64(x))
         if chosen >= 0:
             alive[i] = True
