@@ -310,22 +310,6 @@ def test_a_current_version_that_is_damaged_leaves_readers_on_the_one_before(plat
     assert source.adoption_error is None
 
 
-def test_a_server_prepares_the_next_version_before_it_answers_from_it(platform: fd.Platform) -> None:
-    build(platform, seed=1, keep=3)
-    source = VersionSource(platform.graph_versions("g").directory)
-    assert source.prepare() is None
-    build(platform, seed=2)
-    prepared = source.prepare()
-    assert prepared is not None
-    assert (source.current_number, prepared.version) == (2, 2)
-    build(platform, seed=3)
-    assert not source.adopt(prepared)
-    prepared = source.prepare()
-    assert prepared is not None
-    assert source.adopt(prepared)
-    assert source.get() is prepared
-
-
 def test_threads_see_only_whole_versions_while_others_are_built_and_swapped(platform: fd.Platform) -> None:
     build(platform, seed=1, keep=2)
     source = VersionSource(platform.graph_versions("g").directory)

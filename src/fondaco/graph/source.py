@@ -98,34 +98,9 @@ class VersionSource:
         return self._layout.directory
 
     @property
-    def current_number(self) -> int:
-        """What the cell names now, opened or not; 0: none."""
-        number = self._cell[0]
-        return 0 if number == DELETED else number
-
-    @property
     def adoption_error(self) -> Exception | None:
         """Why the version that the cell names could not be opened, so that calls go on with another; None: they do not."""
         return None if self._cell[0] == self._seen else self._failure
-
-    def prepare(self) -> OpenGraph | None:
-        """The version that the cell names, if `get` would have to open it: opened, for a server to warm before `adopt`. None: no change.
-
-        Raises:
-            as `open_version`, if it cannot be opened.
-        """
-        number = self._cell[0]
-        if self._seen in (number, _CLOSED) or number in (_NONE, DELETED):
-            return None
-        return open_version(self._layout, number, shard=self._shard)
-
-    def adopt(self, opened: OpenGraph) -> bool:
-        """Answer from a version that `prepare` gave, from now on; False: the cell has moved on meanwhile, and nothing changed."""
-        with self._lock:
-            if self._seen == _CLOSED or self._cell[0] != opened.version:
-                return False
-            self._take(opened, opened.version)
-            return True
 
     def close(self) -> None:
         """Let go of the files; later calls raise StateError. Calls in flight keep what they need."""
