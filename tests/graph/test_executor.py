@@ -138,6 +138,8 @@ def plain_sample(
     for hop, plan in enumerate(fan_outs):
         frontiers = {name: list(known[name])[ends[name][-2] :] if hop else list(known[name]) for name in known}
         for key, fan_out in sorted(plan.items(), key=lambda step: NUMBERS[step[0], direction]):
+            if not fan_out:  # nothing, whatever the strategy
+                continue
             start, end = (key[0], key[2]) if direction == "out" else (key[2], key[0])
             frontier, lists = frontiers[start], LISTS[key, direction]
             bounds = [moment for _, moment in frontier] if as_of is not None else None

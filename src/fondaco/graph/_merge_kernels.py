@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from fondaco.core.memory import copy_bytes, load_i64, store_i64
+from fondaco.core.memory import copy_bytes, load_i64, prefetch, store_i64
+from fondaco.graph._gather_kernels import DATA, LINE, START, copy_line, owner
 
 I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
@@ -55,6 +56,27 @@ def scatter_rows(order: I64Array, source: int, out: int, row_bytes: int) -> None
     else:
         for i in range(order.size):
             copy_bytes(out + row_bytes * order[i], source + row_bytes * i, row_bytes)
+
+
+@njit(nogil=True, cache=True)
+def gather_into(feature: I64Array, rows: RowArray, row_bytes: int, order: I64Array, out: int, ahead: int) -> None:
+    """Dense row rows[i] of a feature (`_gather_kernels`) to row order[i] of `out`: what gathering and then `scatter_rows` would do."""
+    n = rows.size
+    for i in range(n):
+        if i + ahead < n:
+            asked = np.int64(rows[i + ahead])
+            p = owner(feature, asked)
+            for at in range(0, row_bytes, LINE):
+                prefetch(feature[p, DATA] + (asked - feature[p, START]) * row_bytes + at)
+        row = np.int64(rows[i])
+        p = owner(feature, row)
+        source = feature[p, DATA] + (row - feature[p, START]) * row_bytes
+        target = out + order[i] * row_bytes
+        if row_bytes % LINE == 0:
+            for at in range(0, row_bytes, LINE):
+                copy_line(target + at, source + at)
+        else:
+            copy_bytes(target, source, row_bytes)
 
 
 @njit(nogil=True, cache=True)

@@ -9,20 +9,20 @@ Importing this imports numba when something is asked, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from fondaco.graph.buffers import BufferPool
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.graph import Graph
-from fondaco.graph.opened import OpenGraph
 from fondaco.graph.queries import Answer, Arrays, GraphInfo, Query
 
 if TYPE_CHECKING:
     from fondaco.graph.local import LocalShards
+    from fondaco.graph.opened import OpenGraph
     from fondaco.graph.store_features import StoreFeatures
     from fondaco.store.store_reader import StoreReader
 
-Supplier = Callable[[], "OpenGraph | Sequence[OpenGraph]"]
+Supplier: TypeAlias = "Callable[[], OpenGraph | Sequence[OpenGraph]]"
 
 
 class EmbeddedGraph(Graph):
@@ -63,7 +63,7 @@ class EmbeddedGraph(Graph):
     def _opened(self, supplied: OpenGraph | Sequence[OpenGraph]) -> tuple[object, GraphInfo, LocalShards | None]:
         last = self._last
         if last is None or last[0] is not supplied:
-            last = self._last = (supplied, graph_info(supplied if isinstance(supplied, OpenGraph) else supplied[0]), None)
+            last = self._last = (supplied, graph_info(supplied[0] if isinstance(supplied, Sequence) else supplied), None)
         return last
 
     def _shards(self, supplied: OpenGraph | Sequence[OpenGraph]) -> LocalShards:
@@ -71,7 +71,7 @@ class EmbeddedGraph(Graph):
         if shards is None:
             from fondaco.graph.local import LocalShards, ShardAnswers
 
-            parts = [supplied] if isinstance(supplied, OpenGraph) else supplied
+            parts = supplied if isinstance(supplied, Sequence) else [supplied]
             shards = LocalShards([ShardAnswers(part) for part in parts])
             self._last = (supplied, info, shards)
         return shards

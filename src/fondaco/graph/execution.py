@@ -8,6 +8,7 @@ One `Execution` answers one query, in one thread. Importing this imports numba.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ from fondaco.graph.shards import (
     Allocator,
     Counts,
     Find,
+    Into,
     NodeIds,
     Resolve,
     ShardQuery,
@@ -38,7 +40,6 @@ I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
 
 UNKNOWN_SHOWN = 5  # ids that a NodeIdError lists
-RUNS = {"counts": np.int32}
 
 
 class StoreColumns(Protocol):
@@ -65,7 +66,7 @@ class Ask:
     rows: npt.NDArray[Any]
     by_row: Mapping[str, npt.NDArray[Any]] | None = None
     shared: Mapping[str, npt.NDArray[Any]] | None = None
-    out: npt.NDArray[Any] | None = None
+    out: npt.NDArray[Any] | None = None  # of dense rows: shards in this process write there
 
 
 class Parts:
@@ -85,8 +86,10 @@ class Parts:
         if len(self.orders) == 1 and self.orders[0] is None:
             return self.answers[0][name]
         merged = np.empty((self.count, *shape), dtype) if out is None else out
-        row_bytes = merged.itemsize * int(np.prod(shape, dtype=np.int64))
+        row_bytes = merged.itemsize * math.prod(shape)
         for order, answer in zip(self.orders, self.answers, strict=True):
+            if answer[name] is merged:
+                continue  # it was put there row by row
             part = np.ascontiguousarray(answer[name], merged.dtype)
             assert order is not None
             assert len(part) == len(order)
@@ -155,7 +158,8 @@ class Execution:
                 for name, values in (ask.by_row or {}).items():
                     arrays[name] = values if order is None or len(values) != len(ask.rows) else values[order]
                 arrays.update(ask.shared or {})
-                requests.append(ShardRequest(shard, ask.query, arrays, ask.out if order is None else None))
+                into = None if ask.out is None or order is None else Into(ask.out, order)
+                requests.append(ShardRequest(shard, ask.query, arrays, ask.out if order is None else None, into))
                 orders.append(order)
             planned.append((len(ask.rows), orders))
         answers = iter(self.ask(requests))
@@ -182,7 +186,7 @@ class Execution:
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Memory for a big array of the answer, from whoever wants to choose it."""
         kind = np.dtype(dtype)
-        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
+        size = kind.itemsize * math.prod(shape)
         if self._allocate is None or size == 0:
             return np.empty(shape, kind)
         return self._allocate(size).view(kind).reshape(shape)

@@ -45,8 +45,8 @@ def _put(run: Execution, answer: Arrays, name: str, feature: Feature, query: Sha
     parts = run.ask_rows(Ask(query, starts, "rows", wanted, out=out if known is None else None))
     present: npt.NDArray[Any] | None = None
     if parts.has("present"):  # a partition in which every row has one does not say so
-        for part in parts.answers:
-            part.setdefault("present", np.ones(_row_count(part), np.uint8))
+        for order, part in zip(parts.orders, parts.answers, strict=True):
+            part.setdefault("present", np.ones(parts.count if order is None else len(order), np.uint8))
         present = parts.rows("present", np.uint8)
     if out is not None:
         values = parts.rows("values", out.dtype, feature.shape, out if known is None else None)
@@ -101,13 +101,6 @@ def _put_present(answer: Arrays, name: str, present: npt.NDArray[Any] | None) ->
     """Only where a row of this very answer has none: whether others have does not show, wherever they lie."""
     if present is not None and not present.all():
         answer[name + ".present"] = present
-
-
-def _row_count(part: Arrays) -> int:
-    """Rows of one shard's answer about a feature."""
-    if "indptr" in part:
-        return len(part["indptr"]) - 1
-    return len(part["offsets"]) - 1 if "offsets" in part else len(part["values"])
 
 
 def _spread(offsets: I64Array, known: I64Array | None, count: int) -> I64Array:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fondaco.core.errors import InputError
 from fondaco.graph import gathering, global_sampling, negatives, ppr, sampling, walks
 from fondaco.graph._id_kernels import resolve_longs, resolve_strings
+from fondaco.graph._merge_kernels import gather_into
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.labels import Labels
 from fondaco.graph.opened import FeatureTable, OpenGraph
@@ -29,6 +30,7 @@ from fondaco.graph.shards import (
     Hop,
     InDegrees,
     Induced,
+    Into,
     Masses,
     NodeFeature,
     NodeIds,
@@ -43,6 +45,9 @@ from fondaco.graph.shards import (
 
 I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
+
+
+_LINES_AHEAD: Final = 96
 
 
 class ShardAnswers:
@@ -76,8 +81,8 @@ class ShardAnswers:
         number = self._numbers.get((edge_type, direction))
         return self.schema.adjacency(edge_type, direction).number if number is None else number
 
-    def answer(self, query: ShardQuery, arrays: Arrays, out: npt.NDArray[Any] | None = None) -> Arrays:
-        """One step. `out`: where `values` of a dense feature are to lie.
+    def answer(self, query: ShardQuery, arrays: Arrays, out: npt.NDArray[Any] | Into | None = None) -> Arrays:
+        """One step. `out`: where `values` of a dense feature are to lie, as one array or as rows of one.
 
         Raises:
             InputError: rows outside the graph, or a query that names what it has not.
@@ -99,12 +104,12 @@ class ShardAnswers:
             resolve_strings(table.starts, table.hashes, table.id_offsets, table.id_bytes, data.ctypes.data, offsets, dense)
         return {"dense": dense}
 
-    def _node_ids(self, query: NodeIds, arrays: Arrays, out: npt.NDArray[Any] | None) -> Arrays:
+    def _node_ids(self, query: NodeIds, arrays: Arrays, out: npt.NDArray[Any] | Into | None) -> Arrays:
         index = self.schema.node_index(query.node_type)
         table, packed = self.graph.node_tables[index], self._ids[index]
         dense = _rows(arrays["dense"], table.count, np.int32)
         if table.type.id == "long":
-            ids = np.empty(len(dense), np.int64) if out is None else out
+            ids = out if isinstance(out, np.ndarray) else np.empty(len(dense), np.int64)
             gathering.gather(packed, dense, 8, ids.ctypes.data)
             return {"ids": ids}
         offsets, data = gathering.gather_bytes(packed, dense)
@@ -183,25 +188,22 @@ class ShardAnswers:
 
     # -- features ---------------------------------------------------------------------------------------------------------------------
 
-    def _node_feature(self, query: NodeFeature, arrays: Arrays, out: npt.NDArray[Any] | None) -> Arrays:
+    def _node_feature(self, query: NodeFeature, arrays: Arrays, out: npt.NDArray[Any] | Into | None) -> Arrays:
         index = self.schema.node_index(query.node_type)
         self.schema.nodes[index].feature(query.name)
         return self._feature("nodes", index, query.name, _rows(arrays["rows"], self.graph.node_tables[index].count, np.int32), out)
 
-    def _edge_feature(self, query: EdgeFeature, arrays: Arrays, out: npt.NDArray[Any] | None) -> Arrays:
+    def _edge_feature(self, query: EdgeFeature, arrays: Arrays, out: npt.NDArray[Any] | Into | None) -> Arrays:
         number = self.number(query.edge_type, query.direction)
         table = self.graph.adjacency_tables[number]
         table.adjacency.edge.feature(query.name)
         return self._feature("edges", number, query.name, _rows(arrays["rows"], table.edge_count, np.int64), out)
 
-    def _feature(self, of: str, owner: int, name: str, rows: Any, out: npt.NDArray[Any] | None) -> Arrays:
+    def _feature(self, of: str, owner: int, name: str, rows: Any, out: npt.NDArray[Any] | Into | None) -> Arrays:
         table, packed = self._features[of, owner, name]
         answer: Arrays = {}
         if table.feature.kind == "dense":
-            values = np.empty((len(rows), *table.feature.shape), table.dtype) if out is None else out
-            if values.size:
-                gathering.gather(packed, rows, table.row_bytes, values.ctypes.data)
-            answer["values"] = values
+            answer["values"] = _gathered(table, packed, rows, out)
         elif table.feature.kind == "sparse":
             answer["indptr"], answer["indices"], answer["values"] = gathering.gather_sparse(packed, rows, table.dtype)
         else:
@@ -276,7 +278,9 @@ class LocalShards:
         answers = []
         for request in requests:
             deadline.check()
-            answers.append(self._answers[request.shard].answer(request.query, request.arrays, request.out))
+            answers.append(
+                self._answers[request.shard].answer(request.query, request.arrays, request.out if request.into is None else request.into)
+            )
         return answers
 
 
@@ -287,6 +291,23 @@ def _packed(table: FeatureTable) -> I64Array:
     if kind == "sparse":
         return gathering.pack_feature(table.starts, table.indices, table.indptr, table.values, table.present)
     return gathering.pack_feature(table.starts, table.data, table.offsets, present=table.present)
+
+
+def _gathered(table: FeatureTable, packed: I64Array, rows: Any, out: npt.NDArray[Any] | Into | None) -> npt.NDArray[Any]:
+    """Rows of a dense feature; in a new array, in `out`, or in its rows."""
+    if isinstance(out, Into):
+        if out.array.size:
+            gather_into(packed, rows, table.row_bytes, out.rows, out.array.ctypes.data, _rows_ahead(table.row_bytes))
+        return out.array
+    values = np.empty((len(rows), *table.feature.shape), table.dtype) if out is None else out
+    if values.size:
+        gathering.gather(packed, rows, table.row_bytes, values.ctypes.data)
+    return values
+
+
+def _rows_ahead(row_bytes: int) -> int:
+    """How many rows to ask memory for before they are copied: as many cache lines as a processor keeps under way."""
+    return min(max(_LINES_AHEAD * 64 // row_bytes, 1), 32)
 
 
 def _rows(rows: npt.NDArray[Any], count: int, dtype: Any) -> Any:

@@ -223,13 +223,26 @@ def decode_shard_query(data: bytes | memoryview) -> AnyShardQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class Into:
+    """Rows of an array: row i of what is gathered belongs to array[rows[i]]. rows: int64 [n]."""
+
+    array: npt.NDArray[Any]
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class ShardRequest:
-    """A query to one shard. `out`: where `values` of a dense feature are to be written (then the answer's `values` is `out`)."""
+    """A query to one shard.
+
+    `out`: where `values` of a dense feature are to be written (then the answer's `values` is `out`). `into`: rows of an array where a shard
+    in this process can put them one by one (then `values` is that array); others answer as if it were not there.
+    """
 
     shard: int
     query: ShardQuery
     arrays: Arrays
     out: npt.NDArray[Any] | None = None
+    into: Into | None = None
 
 
 class Shards(Protocol):
