@@ -245,6 +245,7 @@ _PARTS: Final[dict[type[Query], Callable[[Execution, Any, Arrays], Arrays]]] = {
     q.PageRank: _page_rank,
     q.SampleNodes: global_sampling.sample_nodes,
     q.SampleEdges: global_sampling.sample_edges,
+    q.TotalWeight: global_sampling.total_weight,
     q.Negatives: negatives.negatives,
     q.NodeRange: _node_range,
 }

@@ -20,7 +20,7 @@ from fondaco.graph import _global_kernels as kernels
 from fondaco.graph._draws import SALT_EDGES, SALT_NODES, key_of
 from fondaco.graph.execution import Ask, Execution
 from fondaco.graph.packed import tables_of
-from fondaco.graph.queries import Arrays, SampleEdges, SampleNodes, put_ids
+from fondaco.graph.queries import Arrays, SampleEdges, SampleNodes, TotalWeight, put_ids
 from fondaco.graph.schema import Direction, GraphSchema
 from fondaco.graph.shards import EdgesAt, Masses, Pick, SmallestKeys
 
@@ -76,6 +76,19 @@ def sample_edges(execution: Execution, query: SampleEdges, arrays: Arrays) -> Ar
     if edge.weighted:
         answer["weights"] = parts.rows("weights", np.float32)
     return answer
+
+
+def total_weight(execution: Execution, query: TotalWeight, arrays: Arrays) -> Arrays:
+    """The answer to `TotalWeight`: sums of partitions, added in their order.
+
+    Raises:
+        InputError: the type has no weights.
+    """
+    of = _Type(query.node_type, query.edge_type, query.direction)
+    if not of.is_weighted(execution.schema):
+        what = f"nodes of type {query.node_type!r}" if query.node_type is not None else f"edges {query.edge_type!r}"
+        raise InputError(f"{what} have no weights; count them instead, or build them with a weight")
+    return {"weight": _masses(execution, of).sum(keepdims=True)}
 
 
 def answer(opened: OpenGraph, query: Masses | Pick | SmallestKeys, arrays: Arrays) -> Arrays:
@@ -190,6 +203,15 @@ def _check_count(count: int, total: int, what: str, *, replace: bool) -> None:
         )
 
 
+def _masses(execution: Execution, of: _Type) -> F64Array:
+    """The sum of the weights in each partition: float64 [partitions]."""
+    masses = np.zeros(execution.shards.partitions, np.float64)
+    query = Masses(node_type=of.node_type, edge_type=of.edge_type, direction=of.direction)
+    for shard, found in enumerate(execution.ask_all(query, lambda shard: {"partitions": execution.held(shard)})):
+        masses[execution.held(shard)] = found["masses"]
+    return masses
+
+
 def _weighted(execution: Execution, of: _Type, count: int, seed: int, key: np.uint64, what: str, *, replace: bool) -> I64Array:
     if not of.is_weighted(execution.schema):
         raise InputError(f"{what} have no weights; draw with weighted=False, or build them with a weight")
@@ -205,11 +227,7 @@ def _weighted(execution: Execution, of: _Type, count: int, seed: int, key: np.ui
                 f"cannot draw {count} different {what} by weight: {len(keys)} have one above 0; ask for fewer, or replace=True"
             )
         return positions[np.lexsort((positions, keys))[:count]]
-    masses = np.zeros(execution.shards.partitions, np.float64)
-    query = Masses(direction=of.direction, **kind)
-    for shard, found in enumerate(execution.ask_all(query, lambda shard: {"partitions": execution.held(shard)})):
-        masses[execution.held(shard)] = found["masses"]
-    sums = np.cumsum(masses)
+    sums = np.cumsum(_masses(execution, of))
     if count and not sums[-1] > 0.0:
         raise InputError(f"cannot draw {what} by weight: none has one above 0")
     partitions, rests = np.empty(count, np.int64), np.empty(count, np.float64)

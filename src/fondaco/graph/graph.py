@@ -547,6 +547,29 @@ class Graph(ABC):
             _ids(answer.arrays, "src"), _ids(answer.arrays, "dst"), answer.arrays["edge_ids"], answer.meta.version, query.seed
         )
 
+    def total_weight(
+        self,
+        node_type: str | None = None,
+        edge_type: Edge | None = None,
+        *,
+        direction: Direction | None = None,
+        timeout_s: float | None = None,
+    ) -> float:
+        """The sum of the weights of all nodes of a type, or of all edges of one.
+
+        Raises:
+            InputError: the type has no weights, or not one of the two is named.
+        """
+        schema = self.schema
+        if (node_type is None) == (edge_type is None):
+            raise InputError("say node_type= or edge_type=: whose weights are to be added")
+        query = queries.TotalWeight(node_type=None if node_type is None else schema.node(node_type).name)
+        if edge_type is not None:
+            edge = schema.edge(edge_type)
+            way = arguments.pack_direction(direction if direction is not None else edge.directions[0])
+            query = queries.TotalWeight(edge_type=edge.name, direction=way)
+        return float(self._ask(query, {}, timeout_s).arrays["weight"][0])
+
     # -- walks, ranks, negatives --------------------------------------------------------------------------------------------------------
 
     def random_walk(

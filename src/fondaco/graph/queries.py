@@ -219,6 +219,14 @@ class SampleEdges(Query, frozen=True, kw_only=True, tag=True):
     seed: int = 0
 
 
+class TotalWeight(Query, frozen=True, kw_only=True, tag=True):
+    """The sum of the weights of all nodes of a type, or of all edges of one (node_type None). Answer: weight float64 [1]."""
+
+    node_type: str | None = None
+    edge_type: str | None = None
+    direction: Direction = "out"
+
+
 class Negatives(Query, frozen=True, kw_only=True, tag=True):
     """`count` nodes for each of `seeds` that (if `strict`) no edge of the type leads to it from there.
 
@@ -256,6 +264,7 @@ AnyQuery: TypeAlias = (
     | PageRank
     | SampleNodes
     | SampleEdges
+    | TotalWeight
     | Negatives
     | NodeRange
 )

@@ -9,13 +9,14 @@ twice in one call gets the same draws twice. Any thread.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import InputError, NodeIdError
-from fondaco.graph.answers import FeatureColumn, Neighbors, pad_ragged
+from fondaco.graph.answers import FeatureColumn, Neighbors
 from fondaco.graph.deepgnn.columns import dense_names, lay_out
 from fondaco.graph.deepgnn.lists import (
     F32,
@@ -158,10 +159,8 @@ class Engine:
         steps = list(self._steps(nodes, types))
         if at is None and len(steps) == 1 and steps[0].edge.src == steps[0].edge.dst:
             rows, _, edge = steps[0]
-            # DeepGNN's threshold is alpha * eps * degree.
-            ranked = self.graph.ppr(nodes[rows], count, alpha=alpha, eps=eps * alpha, edge_type=edge.key)
-            ids[rows] = pad_ragged(ranked.ids, ranked.counts, fill.node, count)
-            scores[rows] = pad_ragged(ranked.scores, ranked.counts, fill.weight, count)
+            for row, (best, of_best) in zip(rows.tolist(), self._ranked(nodes[rows], edge, count, alpha, eps), strict=True):
+                ids[row, : len(best)], scores[row, : len(best)] = best, of_best
             return ids, scores
         known = np.flatnonzero(self.places(nodes) >= 0)
         moments: list[int | None] = [None] if at is None else np.unique(at[known]).tolist()
@@ -246,8 +245,13 @@ class Engine:
         numbers = [number for number in sorted(set(types)) if number in names and self.graph.node_count(names[number])]
         if not numbers:
             raise InputError(f"no nodes of types {sorted(set(types))}; there are types {sorted(names)}")
-        weighted = [kind == "weighted" and schema.node(names[number]).weighted for number in numbers]
-        chosen = self._split([self.graph.node_count(names[number]) for number in numbers], weighted, size, kind, seed, "node")
+        weighted = [kind == "weighted" and schema.node(names[number]).weighted for number in numbers]  # others weigh 1 a node
+        counts = [self.graph.node_count(names[number]) for number in numbers]
+        sizes = [
+            self.graph.total_weight(names[number]) if by_weight else count
+            for number, by_weight, count in zip(numbers, weighted, counts, strict=True)
+        ]
+        chosen = self._split(counts, sizes, size, kind, seed, "node")
         nodes, kinds = np.empty(size, np.int64), np.asarray(numbers, np.int32)[chosen]
         for place, number in enumerate(numbers):
             mask = chosen == place
@@ -263,7 +267,12 @@ class Engine:
         if not edges:
             raise InputError(f"no edges of types {sorted(set(types))}; there are types {sorted(self.numbering.relations)}")
         weighted = [kind == "weighted" and edge.weighted for _, edge in edges]
-        chosen = self._split([self.graph.edge_count(edge) for _, edge in edges], weighted, size, kind, seed, "edge")
+        counts = [self.graph.edge_count(edge) for _, edge in edges]
+        sizes = [
+            self.graph.total_weight(edge_type=edge) if by_weight else count
+            for (_, edge), by_weight, count in zip(edges, weighted, counts, strict=True)
+        ]
+        chosen = self._split(counts, sizes, size, kind, seed, "edge")
         ends, kinds = np.empty((2, size), np.int64), np.array([number for number, _ in edges], np.int32)[chosen]
         for place, (_, edge) in enumerate(edges):
             mask = chosen == place
@@ -274,17 +283,37 @@ class Engine:
                 ends[0, mask], ends[1, mask] = found.src, found.dst
         return ends[0], ends[1], kinds
 
+    def _ranked(self, nodes: I64, edge: EdgeType, count: int, alpha: float, eps: float) -> list[tuple[I64, F32]]:
+        """Ids and scores of each node's best, ranked by the graph.
+
+        A node without edges keeps there all that comes to it, and in DeepGNN the share `alpha` of it. So more than `count` are asked for,
+        and again more, until no node that was left out can belong to them. (DeepGNN's threshold is alpha * eps * degree.)
+        """
+        asked = 2 * count
+        while True:
+            found = self.graph.ppr(nodes, asked, alpha=alpha, eps=eps * alpha, edge_type=edge.key)
+            dead = self.graph.neighbor_counts(found.ids, edge_type=edge.key) == 0
+            ends = found.indptr
+            living = np.diff(np.concatenate(([0], np.cumsum(~dead)))[ends])
+            if ((found.counts < asked) | (living >= count)).all():
+                break
+            asked *= 2
+        scores = np.where(dead, np.float32(alpha) * found.scores, found.scores)
+        best = []
+        for start, stop in pairwise(ends.tolist()):
+            order = np.argsort(-scores[start:stop], kind="stable")[:count] + start
+            best.append((found.ids[order], scores[order]))
+        return best
+
     # -- parts ------------------------------------------------------------------------------------------------------------------------
 
-    def _split(self, counts: Sequence[int], weighted: Sequence[bool], size: int, kind: str, seed: int, noun: str) -> I64:
-        """Of which of several types each of `size` draws is."""
+    def _split(self, counts: Sequence[int], sizes: Sequence[float], size: int, kind: str, seed: int, noun: str) -> I64:
+        """Of which of several types each of `size` draws is; with replacement by `sizes`, without by `counts`."""
         if len(counts) == 1:
             return np.zeros(size, np.int64)
-        if any(weighted):
-            raise InputError(f"weighted draws come from one {noun} type at a time; draw from each, or with SamplingStrategy.Random")
         chance = np.random.Generator(np.random.Philox(seed))
         if kind != "withoutreplacement":
-            return chance.choice(len(counts), size, p=np.asarray(counts) / sum(counts))
+            return chance.choice(len(sizes), size, p=np.asarray(sizes) / sum(sizes))
         if size > sum(counts):
             raise InputError(f"{size} different {noun}s of {sum(counts)}; draw with replacement (SamplingStrategy.Random), or fewer")
         return np.repeat(np.arange(len(counts)), chance.multivariate_hypergeometric(counts, size))
