@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from fondaco.core.clock import ManualClock, SystemClock
 from fondaco.core.config import GovernorConfig
 from fondaco.store import governor
 from fondaco.store._overlay_cells import ALIVE_US, CAUGHT_UP_US, open_cells
-from fondaco.store.governor import Governor, PlatformRisk, Risk, ServingCell, lowered_priority, served_p99_ms
+from fondaco.store.governor import Governor, PlatformRisk, Risk, ServingCell, lowered_priority, own_priority, served_p99_ms
 
 CALM, BEHIND = Risk(True), Risk(True, "reads are behind")
 
@@ -168,6 +170,24 @@ def test_a_build_beside_a_server_runs_at_a_lower_priority_and_gets_its_own_back(
     assert priority() == before
     with Governor(GovernorConfig(), lambda: Risk(False)):
         assert priority() == before
+
+
+def test_a_process_that_is_no_part_of_the_build_starts_with_the_priority_that_its_thread_had() -> None:
+    said = "import os; print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))"
+
+    def child() -> list[int]:
+        return [int(word) for word in subprocess.run([sys.executable, "-c", said], capture_output=True, check=True).stdout.split()]
+
+    before = child()
+    with lowered_priority():
+        inside = priority()
+        assert child() == list(inside) != before
+        with own_priority():
+            assert child() == before
+        assert priority() == inside
+    assert child() == before
+    with own_priority():
+        assert child() == before
 
 
 def test_other_threads_keep_their_priority() -> None:

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fondaco.core.clock import Clock
 from fondaco.core.config import GovernorConfig
@@ -220,24 +220,55 @@ class Governor:
 # -- priority of threads --------------------------------------------------------------------------------------------------------------
 
 
+class _Before(NamedTuple):
+    """What a thread had: its nice value, None if that was left alone; and whether its policy was the usual one."""
+
+    nice: int | None
+    is_usual: bool
+
+
+_LOWERED: Final = threading.local()  # .before: a `_Before`, in a thread whose priority is lowered
+
+
 @contextlib.contextmanager
 def lowered_priority() -> Iterator[None]:
     """Run the block's thread at a lower priority of CPU and I/O, as far as it can be taken back afterwards."""
     thread = threading.get_native_id()
-    before = os.getpriority(os.PRIO_PROCESS, thread)
-    policy = os.sched_getscheduler(thread)
-    nice = before < NICE and _may_set_nice(before)
+    value = os.getpriority(os.PRIO_PROCESS, thread)
+    nice = value < NICE and _may_set_nice(value)
+    before = _Before(value if nice else None, os.sched_getscheduler(thread) == os.SCHED_OTHER)
     _lower(thread, nice=nice)
+    _LOWERED.before = before
     try:
         yield
     finally:
         if threading.get_native_id() == thread:
-            with contextlib.suppress(OSError):
-                if nice:
-                    os.setpriority(os.PRIO_PROCESS, thread, before)
-                if policy == os.SCHED_OTHER:
-                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-            _set_io_priority(thread, _IOPRIO_NONE)
+            _LOWERED.before = None
+            _give_back(thread, before)
+
+
+@contextlib.contextmanager
+def own_priority() -> Iterator[None]:
+    """Give the block's thread back what `lowered_priority` took, for as long as the block: a process that it starts inherits its priority,
+    and need not be a part of the build."""
+    thread, before = threading.get_native_id(), getattr(_LOWERED, "before", None)
+    if before is None:
+        yield
+        return
+    _give_back(thread, before)
+    try:
+        yield
+    finally:
+        _lower(thread, nice=before.nice is not None)
+
+
+def _give_back(thread: int, before: _Before) -> None:
+    with contextlib.suppress(OSError):
+        if before.nice is not None:
+            os.setpriority(os.PRIO_PROCESS, thread, before.nice)
+        if before.is_usual:
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+    _set_io_priority(thread, _IOPRIO_NONE)
 
 
 def _lower(thread: int, *, nice: bool) -> None:

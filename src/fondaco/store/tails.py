@@ -29,6 +29,7 @@ from typing import Final, cast
 
 from fondaco.core.clock import Clock
 from fondaco.core.errors import FondacoError, StoreNotFoundError
+from fondaco.store.governor import own_priority
 from fondaco.store.layout import StoreLayout
 from fondaco.store.log_handle import LogHandle, topic_of
 from fondaco.store.tailer import TailedLog, TailerThread
@@ -246,7 +247,8 @@ class HandOver:
             if not self._tailing():
                 return
             command = [sys.executable, "-m", "fondaco.store.tailing", str(self._platform), "--until-stdin-closes"]
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            with own_priority():  # the build's is the lowest, and this process is there so that nothing waits for the build
+                self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             assert self._child.stdout is not None
             os.set_blocking(self._child.stdout.fileno(), False)
             return
