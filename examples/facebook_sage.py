@@ -157,7 +157,7 @@ def _nodes_of(graph: Any, part: int) -> np.ndarray:
 def _loss(model: nn.Module, batch: Any, task: str) -> Tensor:
     out = model(batch.x, batch.edge_index)
     if task == "nodes":
-        return functional.cross_entropy(out[: batch.batch_size], batch.y)
+        return functional.cross_entropy(out[: batch.batch_size], batch.y[: batch.batch_size])
     return functional.binary_cross_entropy_with_logits(_likeness(out, batch.edge_label_index), batch.edge_label.float())
 
 
@@ -172,7 +172,7 @@ def _test_nodes(model: nn.Module, graph: Any, options: Options) -> float:
     for batch in fd.graph.torch.NeighborLoader(
         graph, _nodes_of(graph, TEST), fan_outs=FAN_OUTS, batch_size=2048, features=["x"], labels="label", rank=0, world=1
     ):
-        right += int((model(batch.x, batch.edge_index)[: batch.batch_size].argmax(1) == batch.y).sum())
+        right += int((model(batch.x, batch.edge_index)[: batch.batch_size].argmax(1) == batch.y[: batch.batch_size]).sum())
         total += batch.batch_size
     return right / total
 

@@ -8,6 +8,7 @@ The walk-through is docs/tutorial-graphs.md.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -81,18 +82,16 @@ def train(batches: int) -> None:
         first, second = SAGEConv(dim, 32), SAGEConv(32, COMMUNITIES)
         optimiser = torch.optim.Adam([*first.parameters(), *second.parameters()], lr=0.01)
         loader = fd.graph.torch.NeighborLoader(graph, fan_outs=[10, 5], batch_size=512, features=["x"], labels="label", shuffle=True)
-        before = highest = me.memory_info().rss
+        before = highest = 0
         right: list[float] = []
-        for number, batch in enumerate(loader):
+        for batch in itertools.islice(loader, batches):
             out = second(first(batch.x, batch.edge_index).relu(), batch.edge_index)[: batch.batch_size]
-            right.append(float((out.argmax(1) == batch.y).float().mean()))
+            right.append(float((out.argmax(1) == batch.y[: batch.batch_size]).float().mean()))
             optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(out, batch.y).backward()
+            torch.nn.functional.cross_entropy(out, batch.y[: batch.batch_size]).backward()
             optimiser.step()
+            before = before or me.memory_info().rss  # after one batch: what torch itself takes is there by now
             highest = max(highest, me.memory_info().rss)
-            if number + 1 == batches:
-                break
-        loader.close()
     print(f"accuracy of the last batches {np.mean(right[-10:]):.2f}, of the first {right[0]:.2f}")
     print(f"the trainer grew by {(highest - before) >> 20} MiB")
 

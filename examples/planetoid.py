@@ -117,7 +117,7 @@ def train(graph: Any, model_name: str, classes: int, dim: int, *, seed: int, epo
             model.train()
             optimiser.zero_grad()
             logits = model(batch.x, batch.edge_index, batch.degree)[: batch.batch_size]
-            functional.cross_entropy(logits, batch.y).backward()
+            functional.cross_entropy(logits, batch.y[: batch.batch_size]).backward()
             optimiser.step()
         accuracy, loss = _score(model, held_out[VALIDATION])
         since += 1
@@ -132,8 +132,8 @@ def train(graph: Any, model_name: str, classes: int, dim: int, *, seed: int, epo
 def _score(model: nn.Module, batch: Any) -> tuple[float, float]:
     model.eval()
     logits = model(batch.x, batch.edge_index, batch.degree)[: batch.batch_size]
-    accuracy = 100 * float((logits.argmax(1) == batch.y).double().mean())
-    return accuracy, float(functional.cross_entropy(logits, batch.y))
+    accuracy = 100 * float((logits.argmax(1) == batch.y[: batch.batch_size]).double().mean())
+    return accuracy, float(functional.cross_entropy(logits, batch.y[: batch.batch_size]))
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

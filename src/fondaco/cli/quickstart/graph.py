@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,11 @@ EDGES: Final = (
 )
 METAPATH: Final = EDGES  # a round trip: plane, airport, plane, carrier, plane
 DIM: Final = 8
-WALKS: Final = 20  # from each plane
+WALKS: Final = 8  # from each plane
 ROUNDS: Final = 2  # of the metapath in a walk
-WINDOW: Final = 3  # nodes of a walk at most so far apart are pairs
+WINDOW: Final = 2  # nodes of a walk at most so far apart are pairs
 NEGATIVES: Final = 4
-BATCH: Final = 16_384
+BATCH: Final = 4096
 SEED: Final = 2013
 
 
@@ -162,6 +162,15 @@ def _train(pairs: npt.NDArray[np.int64], nodes: int) -> npt.NDArray[np.float32]:
         import torch
     except ImportError as exc:
         raise MissingExtraError("torch", "quickstart", "training the embeddings of the main job's graph") from exc
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps are so small that a second thread only waits
+    try:
+        return _skip_gram(torch, pairs, nodes)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _skip_gram(torch: Any, pairs: npt.NDArray[np.int64], nodes: int) -> npt.NDArray[np.float32]:
     generator = torch.Generator().manual_seed(SEED)
     centre = torch.nn.Parameter(torch.randn(nodes, DIM, generator=generator) / DIM**0.5)
     context = torch.nn.Parameter(torch.zeros(nodes, DIM))
