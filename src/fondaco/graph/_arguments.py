@@ -70,7 +70,7 @@ def _pack_strings(values: Any, node_type: NodeType, what: str) -> StringIds:
 
 
 def pack_as_of(moment: Any, count: int) -> npt.NDArray[np.int64]:
-    """One moment, or one for each of `count` seeds, as int64 microseconds [1] or [count].
+    """One moment, or one for each of `count` seeds, as int64 microseconds [1] or [count]. NumPy's moments have no zone: UTC.
 
     Raises:
         InputError: not a moment, without a zone, or not as many as seeds.
@@ -84,7 +84,7 @@ def pack_as_of(moment: Any, count: int) -> npt.NDArray[np.int64]:
         if np.isnat(array).any():
             raise InputError(f"as_of has no time at position {int(np.isnat(array).argmax())}; leave as_of out to see every edge")
         array = array.astype("datetime64[us]").astype(np.int64)
-    elif array.dtype.kind == "O":
+    elif array.dtype.kind in "OU":
         array = np.array([_moment(value) for value in array.ravel().tolist()], np.int64).reshape(array.shape)
     elif array.dtype.kind not in "iu":
         raise InputError(f"as_of is {moment!r}; give a datetime with a zone, whole microseconds since 1970, or an array of either")
