@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import distributed
 
 from fondaco.core.errors import InputError
 from fondaco.graph.torch.plan import EpochPlan, Groups
@@ -78,6 +79,16 @@ def test_the_rank_is_the_one_said_or_that_of_the_environment(monkeypatch):
     monkeypatch.setenv("RANK", "two")
     with pytest.raises(InputError, match="RANK='two'"):
         trainer_rank()
+
+
+def test_the_process_group_that_was_joined_comes_before_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        assert trainer_rank() == (0, 1)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_batch_without_seeds_is_refused():

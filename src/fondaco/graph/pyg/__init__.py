@@ -11,7 +11,7 @@ that fetch a batch, features and all, by one request; these need two, one for ne
 
 from __future__ import annotations
 
-from fondaco.graph.torch._extra import need_geometric, need_torch
+from fondaco.graph.torch.extras import need_geometric, need_torch
 
 need_torch()
 need_geometric()

@@ -30,8 +30,8 @@ from fondaco.graph.graph import Edge, Graph
 from fondaco.graph.pyg.indexing import NodeIndex
 from fondaco.graph.queries import Distribution, Strategy
 from fondaco.graph.schema import Direction, EdgeType
-from fondaco.graph.torch._counters import mixed
 from fondaco.graph.torch.batches import message_type
+from fondaco.graph.torch.counters import mixed
 from fondaco.graph.torch.merging import merged
 from fondaco.graph.torch.tensors import absent, array_of, message_index, tensor_of
 

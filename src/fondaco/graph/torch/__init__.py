@@ -7,7 +7,7 @@ seeds out by rank without a word. PyG's own loaders work too: see `fondaco.graph
 
 from __future__ import annotations
 
-from fondaco.graph.torch._extra import need_torch
+from fondaco.graph.torch.extras import need_torch
 
 need_torch()
 

@@ -29,7 +29,7 @@ import torch
 
 from fondaco.graph.answers import HeteroSubgraph, Subgraph
 from fondaco.graph.schema import EdgeKey
-from fondaco.graph.torch._extra import find_geometric, need_geometric
+from fondaco.graph.torch.extras import find_geometric, need_geometric
 from fondaco.graph.torch.tensors import Held, feature_of, ids_of, message_index, tensor_of
 
 if TYPE_CHECKING:

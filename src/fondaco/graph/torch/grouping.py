@@ -24,7 +24,7 @@ from fondaco.core.errors import InputError
 from fondaco.graph.answers import HeteroSubgraph, Subgraph
 from fondaco.graph.graph import Graph
 from fondaco.graph.schema import Direction
-from fondaco.graph.torch._counters import mixed_array
+from fondaco.graph.torch.counters import mixed_array
 from fondaco.graph.torch.plan import Groups
 
 GROUP_SIZE: Final = 64

@@ -18,8 +18,8 @@ from fondaco.graph.answers import HeteroSubgraph, Subgraph
 from fondaco.graph.graph import Edge, Graph
 from fondaco.graph.queries import Distribution
 from fondaco.graph.schema import EdgeType
-from fondaco.graph.torch._counters import mixed
 from fondaco.graph.torch.batches import batch_of, pinned
+from fondaco.graph.torch.counters import mixed
 from fondaco.graph.torch.fan_outs import FanOuts
 from fondaco.graph.torch.hiding import without_edges
 from fondaco.graph.torch.merging import merged

@@ -19,8 +19,8 @@ from fondaco.graph._arguments import pack_as_of, pack_node_features
 from fondaco.graph.answers import HeteroSubgraph, Subgraph
 from fondaco.graph.graph import FeatureNames, Graph
 from fondaco.graph.schema import Direction, GraphSchema, NodeType
-from fondaco.graph.torch._counters import mixed
 from fondaco.graph.torch.batches import batch_of, pinned, seed_count, seed_part
+from fondaco.graph.torch.counters import mixed
 from fondaco.graph.torch.fan_outs import FanOuts
 from fondaco.graph.torch.grouping import GROUP_SIZE, groups_of
 from fondaco.graph.torch.options import LoaderOptions

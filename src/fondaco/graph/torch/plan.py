@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import InputError
-from fondaco.graph.torch._counters import WHOLE_EPOCH, mixed, permutation
+from fondaco.graph.torch.counters import WHOLE_EPOCH, mixed, permutation
 from fondaco.graph.torch.ranks import ALONE, Rank
 
 Positions = npt.NDArray[np.int64]
