@@ -7,7 +7,8 @@
        (`edge_files`).
 
 Memory, beyond what the caller's tables take, stays within `memory` plus the directories of ids that do not fit it, which are mapped files
-then: a quarter for the index of ids, a sixth for rows that wait to be sorted (sorting takes twice as much again), a sixteenth for a batch.
+then: a quarter for the index of ids, a twelfth for rows that wait to be sorted (sorting them takes several times as much), and a batch of
+a thirty-second with what is made of it.
 What does not fit goes through temporary files in the directory (`runs`). The files that come out do not depend on `memory`.
 
 The caller (`platform.build_graph`) owns the directory, the catalog and the swap; this module only writes files into an empty directory. If
@@ -42,7 +43,7 @@ from fondaco.graph.tables import Chunk, Ids, TableReader
 from fondaco.store.builder import Steps
 
 MEMORY_BYTES = 1 << 30
-MEMORY_BYTES_MIN = 1 << 20
+MEMORY_BYTES_MIN = 1_000_000
 BATCH_BYTES_MAX = 32 << 20
 PARTITIONS_MAX = 4096  # each has a file of every type, mapped by every reader
 
@@ -118,8 +119,8 @@ class Shares:
         if memory < MEMORY_BYTES_MIN:
             raise InputError(f"memory={memory}: a build needs at least {MEMORY_BYTES_MIN} bytes")
         self.index = memory // 4
-        self.sorting = memory // 6
-        self.batch = min(memory // 16, BATCH_BYTES_MAX)
+        self.sorting = memory // 12
+        self.batch = min(memory // 32, BATCH_BYTES_MAX)
 
 
 class _Build:

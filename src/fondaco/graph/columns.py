@@ -105,17 +105,17 @@ def cut_rows(rows: Rows, start: int, stop: int) -> dict[str, Column]:
     return {name: cut(column, start, stop) for name, column in rows.items()}
 
 
-def sort_order(words: Iterable[tuple[Array, int]], count: int) -> I32Array:
+def sort_order(words: Iterable[tuple[Array, int]], count: int, *, owned: bool = False) -> I32Array:
     """The stable order of `count` rows by keys of unsigned integers.
 
     Args:
-        words: the least significant key first: (uint64 [count], how many of its low bits count).
+        words: the least significant key first: (uint64 [count], how many of its low bits count). owned: they may be overwritten.
     """
     order = np.arange(count, dtype=np.int32)
     spare_order, spare = np.empty_like(order), np.empty(count, np.uint64)
     fresh = True
     for keys, bits in words:
-        mine = keys.astype(np.uint64) if fresh else np.ascontiguousarray(take(keys.astype(np.uint64, copy=False), order))
+        mine = keys.astype(np.uint64, copy=not owned) if fresh else plain(take(keys.astype(np.uint64, copy=False), order))
         kernels.radix_sort(mine, order, spare, spare_order, bits)
         fresh = False
     return order

@@ -130,11 +130,11 @@ class EdgeSorter:
             since = times.astype(np.uint64) - np.uint64(first.astype(np.uint64))  # wraps where they are negative, and is right
             keys.append((since, _bits(int(since.max()) + 1)))
         keys.append((sources, _bits(int(self._shape.from_starts[-1]))))
-        order = sort_order(_packed(keys), len(sources))
+        order = sort_order(_packed(keys), len(sources), owned=True)
         if self._shape.weighted and kernels.have_parallel(sources[order], targets[order]):
             # as bits, weights of 0 and more are in the order of numbers
             keys.insert(0, (np.ascontiguousarray(plain(rows["weight"])).view(np.uint32), 32))
-            order = sort_order(_packed(keys), len(sources))
+            order = sort_order(_packed(keys), len(sources), owned=True)
         return order
 
     def _without_needless_mirrors(self, rows: dict[str, Column]) -> dict[str, Column]:
@@ -203,7 +203,10 @@ def _packed(keys: Sequence[tuple[Array, int]]) -> list[tuple[Array, int]]:
     for values, bits in keys:
         if words and words[-1][1] + bits <= 64:
             word, used = words[-1]
-            words[-1] = (word | (values.astype(np.uint64) << np.uint64(used)), used + bits)
+            high = values.astype(np.uint64)
+            high <<= np.uint64(used)
+            word |= high
+            words[-1] = (word, used + bits)
         else:
             words.append((values.astype(np.uint64), bits))
     return words

@@ -53,11 +53,13 @@ class RunFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.bytes = 0
+        self._map = np.empty(0, np.uint8)
 
     def __enter__(self) -> RunFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self._map = np.empty(0, np.uint8)
         self._path.unlink(missing_ok=True)
 
     def write(self, rows: Rows) -> Run:
@@ -101,7 +103,10 @@ class RunFile:
         """An array of a run, mapped."""
         if 0 in place.shape:
             return np.empty(place.shape, place.dtype)
-        return np.asarray(np.memmap(self._path, place.dtype, "r", place.offset, place.shape))
+        if len(self._map) < self.bytes:  # the whole file at once: slices take little from each of many runs
+            self._map = np.asarray(np.memmap(self._path, np.uint8, "r"))
+        size = int(np.prod(place.shape, dtype=np.int64)) * place.dtype.itemsize
+        return self._map[place.offset : place.offset + size].view(place.dtype).reshape(place.shape)
 
 
 class RowSpool:
