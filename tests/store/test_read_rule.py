@@ -374,7 +374,7 @@ def test_a_position_that_is_not_reached_is_a_deadline_in_time(world: World, call
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError, match="0:1000000"):
         getattr(world.reader, call)(*arguments, min_position="0:1000000", timeout_s=0.2)
-    assert 0.15 < time.monotonic() - begun < 2
+    assert 0.15 < time.monotonic() - begun < 20
 
 
 def test_what_is_no_position_is_refused(world: World) -> None:
