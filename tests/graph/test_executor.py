@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.graph import reference
 
-from fondaco.core.errors import DeadlineExceededError, InputError, NodeIdError, StateError
+from fondaco.core.errors import DeadlineExceededError, InputError, LimitError, NodeIdError, StateError
 from fondaco.graph import _merge_kernels as kernels
 from fondaco.graph._draws import SALT_LABOR
 from fondaco.graph.deadlines import Deadline
@@ -413,6 +413,36 @@ def test_shards_together_hold_every_partition_once(layouts: dict[int, GraphLayou
 def test_a_query_without_its_ids_is_refused(shards: LocalShards) -> None:
     with pytest.raises(InputError, match="needs the ids 'seeds'"):
         execute(Sample(node_type=A, fan_outs=(1,)), {}, shards)
+
+
+def test_ids_of_the_other_kind_are_refused(shards: LocalShards) -> None:
+    with pytest.raises(InputError, match="nodes of type 'b' have string ids, and others came"):
+        execute(Sample(node_type=B, fan_outs=(1,)), {"seeds": np.array([1])}, shards)
+    with pytest.raises(InputError, match="nodes of type 'a' have long ids, and others came"):
+        execute(Sample(node_type=A, fan_outs=(1,)), {"seeds.offsets": np.array([0, 0]), "seeds.data": np.empty(0, np.uint8)}, shards)
+
+
+def test_draws_that_would_fill_memory_are_refused(graph: Graph) -> None:
+    with pytest.raises(LimitError, match="smaller fan-out"):
+        graph.sample(IDS[A][:2], [{KNOWS: 1 << 30}], node_type=A, replace=True)
+    with pytest.raises(LimitError, match="smaller fan-out"):
+        graph.sample_neighbors(IDS[A][:2], 1 << 30, edge_type=KNOWS, replace=True)
+    everything = graph.sample(IDS[A][:2], [{KNOWS: 1 << 30}], node_type=A)
+    assert everything.edge_count == graph.neighbor_counts(IDS[A][:2], edge_type=KNOWS).sum()
+    with pytest.raises(InputError, match="hops is a whole number from 0 to 64"):
+        graph.subgraph(IDS[A][:2], 65, node_type=A)
+
+
+def test_a_version_that_changes_while_nodes_are_listed_is_said(layouts: dict[int, GraphLayout]) -> None:
+    opened = open_version(layouts[1], 1)
+
+    class Switching(EmbeddedGraph):
+        def _ask(self, query: Query, arrays: Arrays, timeout_s: float | None) -> Answer:
+            answer = super()._ask(query, arrays, timeout_s)
+            return Answer(AnswerMeta(version=2), answer.arrays)
+
+    with pytest.raises(StateError, match="from version 1 to 2 while its nodes were listed"):
+        Switching(lambda: opened).node_ids(A)
 
 
 def test_only_the_first_unknown_ids_are_listed(graph: Graph) -> None:

@@ -195,13 +195,14 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeSample:
-    """Edges drawn from all of a type: entry i is the edge `edge_ids[i]` from `src[i]` to `dst[i]`."""
+    """Edges drawn from all of a type: entry i is the edge `edge_ids[i]` from `src[i]` to `dst[i]`; `weights`, if edges have them."""
 
     src: IdArray
     dst: IdArray
     edge_ids: I64Array
     version: int
     seed: int
+    weights: npt.NDArray[np.float32] | None = None
 
 
 def pad_ragged(values: npt.NDArray[Any], counts: I64Array, fill: Any, width: int | None = None) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import NodeIdError
+from fondaco.core.errors import InputError, NodeIdError
 from fondaco.graph import _merge_kernels as kernels
 from fondaco.graph._id_kernels import hash_longs, hash_strings, partitions_of
 from fondaco.graph.answers import id_array
@@ -211,6 +211,9 @@ class Execution:
         Raises:
             NodeIdError: unknown ids, without `pad`.
         """
+        kind = self.schema.node(node_type).id
+        if isinstance(ids, StringIds) != (kind == "string"):
+            raise InputError(f"nodes of type {node_type!r} have {kind} ids, and others came")
         dense = self._resolved(node_type, ids)
         if not pad and len(dense) and dense.min() < 0:
             unknown = np.flatnonzero(dense < 0)
@@ -299,8 +302,6 @@ def seeds_of(arrays: Arrays, name: str = "seeds") -> Ids:
     """
     ids = find_ids(arrays, name)
     if ids is None:
-        from fondaco.core.errors import InputError
-
         raise InputError(f"the query needs the ids {name!r}, and came without; it holds {sorted(arrays)}")
     return ids
 

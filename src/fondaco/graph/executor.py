@@ -59,6 +59,7 @@ def _sample_neighbors(run: Execution, query: q.SampleNeighbors, arrays: Arrays) 
     neighborhood.check_strategy(adjacency.edge, query.strategy)
     _check_as_of(arrays, adjacency)
     seeds = _Seeds(run, query.node_type, arrays, pad=query.pad)
+    neighborhood.check_picks(len(seeds.dense), query.fan_out, replace=query.replace)
     hop = Hop(
         edge_type=adjacency.edge.name,
         direction=query.direction,

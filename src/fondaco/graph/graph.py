@@ -27,17 +27,8 @@ import numpy.typing as npt
 from fondaco.core.errors import InputError, StateError
 from fondaco.graph import _arguments as arguments
 from fondaco.graph import queries
-from fondaco.graph.answers import (
-    EdgeSample,
-    FeatureColumn,
-    HeteroSubgraph,
-    IdArray,
-    Neighbors,
-    Ranked,
-    Subgraph,
-    find_feature,
-    id_array,
-)
+from fondaco.graph._received import features_of, grid_of, ids_of, subgraph_of
+from fondaco.graph.answers import EdgeSample, FeatureColumn, IdArray, Neighbors, Ranked
 from fondaco.graph.queries import Answer, Arrays, Distribution, GraphInfo, Query, Strategy
 from fondaco.graph.schema import Direction, EdgeKey, EdgeType, Feature, GraphSchema, NodeType
 
@@ -167,7 +158,7 @@ class Graph(ABC):
             pad=arguments.pack_pad(on_unknown),
         )
         arrays = self._seeds(schema, query.node_type, seeds, "seeds", as_of)
-        return _subgraph(schema, query, len(query.fan_outs), self._answer(schema, query, arrays, timeout_s))
+        return subgraph_of(schema, query, len(query.fan_outs), self._answer(schema, query, arrays, timeout_s))
 
     def layer_sample(
         self,
@@ -234,7 +225,7 @@ class Graph(ABC):
         arrays = self._seeds(schema, query.node_type, seeds, "seeds", as_of)
         if arrays.get("as_of") is not None and len(arrays["as_of"]) != 1:
             raise InputError("as_of of an induced subgraph is one moment for all seeds; give a single one, or ask for each seed by itself")
-        return _subgraph(schema, query, query.hops, self._answer(schema, query, arrays, timeout_s))
+        return subgraph_of(schema, query, query.hops, self._answer(schema, query, arrays, timeout_s))
 
     # -- neighbours -------------------------------------------------------------------------------------------------------------------
 
@@ -279,7 +270,7 @@ class Graph(ABC):
         arrays = answer.arrays
         return Neighbors(
             arrays["counts"],
-            _ids(arrays, "neighbors"),
+            ids_of(arrays, "neighbors"),
             answer.meta.version,
             query.seed,
             arrays.get("edge_ids"),
@@ -378,7 +369,7 @@ class Graph(ABC):
     ) -> dict[str, FeatureColumn]:
         """Features of `nodes`, one row each in their order: dense arrays [n, *shape], SparseColumn, BytesColumn.
 
-        A node that has no such feature (or, with on_unknown="pad", does not exist) has zeros; `feature_masks` tells.
+        A node that has no such feature (or, with on_unknown="pad", does not exist) has zeros; `features_and_masks` tells.
         """
         return self.features_and_masks(nodes, names, node_type=node_type, on_unknown=on_unknown, timeout_s=timeout_s)[0]
 
@@ -398,7 +389,7 @@ class Graph(ABC):
         stored = {name: owner.feature(name) for name in wanted}
         query = queries.NodeFeatures(node_type=owner.name, names=tuple(stored), pad=arguments.pack_pad(on_unknown))
         arrays = self._answer(schema, query, self._seeds(schema, owner.name, nodes, "nodes", None), timeout_s).arrays
-        return _features(arrays, "", stored)
+        return features_of(arrays, "", stored)
 
     def edge_features(
         self,
@@ -419,7 +410,7 @@ class Graph(ABC):
         schema = self.schema
         edge = self._edge(schema, edge_type)
         stored, query = self._edge_feature_query(edge, names, direction, on_unknown)
-        return _features(self._answer(schema, query, self._pairs(schema, edge, src, dst), timeout_s).arrays, "", stored)[0]
+        return features_of(self._answer(schema, query, self._pairs(schema, edge, src, dst), timeout_s).arrays, "", stored)[0]
 
     def edge_features_by_id(
         self,
@@ -440,7 +431,7 @@ class Graph(ABC):
         rows = np.ascontiguousarray(edge_ids)
         if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
             raise InputError(f"edge_ids are int64 of shape [n], not {rows.dtype} of shape {rows.shape}")
-        return _features(self._answer(schema, query, {"edge_ids": rows.astype(np.int64, copy=False)}, timeout_s).arrays, "", stored)[0]
+        return features_of(self._answer(schema, query, {"edge_ids": rows.astype(np.int64, copy=False)}, timeout_s).arrays, "", stored)[0]
 
     # -- which nodes ------------------------------------------------------------------------------------------------------------------
 
@@ -478,18 +469,29 @@ class Graph(ABC):
         batch: int = NODE_IDS_AT_ONCE,
         timeout_s: float | None = None,
     ) -> Iterator[IdArray]:
-        """`node_ids`, up to `batch` at a time. At least one array comes, if an empty one."""
+        """`node_ids`, up to `batch` at a time. At least one array comes, if an empty one.
+
+        Raises:
+            StateError: another version became current meanwhile: it may have other nodes.
+        """
         schema = self.schema
         owner = self._node_type(schema, node_type).name
         rank, world = shard
         arguments.whole(world, "the number of shards", 1)
         arguments.whole(rank, "the rank", 0, world - 1)
         arguments.whole(batch, "batch", 1)
-        count = self.info.node_counts[owner]
+        info = self.info
+        count = info.node_counts[owner]
         start, stop = count * rank // world, count * (rank + 1) // world
         for first in range(start, max(stop, start + 1), batch):
             query = queries.NodeRange(node_type=owner, start=first, stop=min(first + batch, stop))
-            yield _ids(self._answer(schema, query, {}, timeout_s).arrays, "nodes")
+            answer = self._answer(schema, query, {}, timeout_s)
+            if answer.meta.version != info.version:
+                raise StateError(
+                    f"the graph went from version {info.version} to {answer.meta.version} while its nodes were listed; "
+                    "list them again, or open the graph at one version"
+                )
+            yield ids_of(answer.arrays, "nodes")
 
     def sample_nodes(
         self,
@@ -515,7 +517,7 @@ class Graph(ABC):
             replace=bool(replace),
             seed=arguments.pack_seed(seed),
         )
-        return _ids(self._answer(schema, query, {}, timeout_s).arrays, "nodes")
+        return ids_of(self._answer(schema, query, {}, timeout_s).arrays, "nodes")
 
     def sample_edges(
         self,
@@ -543,8 +545,9 @@ class Graph(ABC):
             seed=arguments.pack_seed(seed),
         )
         answer = self._answer(schema, query, {}, timeout_s)
+        arrays = answer.arrays
         return EdgeSample(
-            _ids(answer.arrays, "src"), _ids(answer.arrays, "dst"), answer.arrays["edge_ids"], answer.meta.version, query.seed
+            ids_of(arrays, "src"), ids_of(arrays, "dst"), arrays["edge_ids"], answer.meta.version, query.seed, arrays.get("weights")
         )
 
     def total_weight(
@@ -625,7 +628,7 @@ class Graph(ABC):
         )
         columns = [start.name, *(ends[step % len(ends)][1] for step in range(steps))]
         answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
-        return _walks(schema, columns, answer.arrays)
+        return grid_of(schema, columns, answer.arrays, "walks")
 
     def node2vec(
         self,
@@ -664,7 +667,7 @@ class Graph(ABC):
             pad=arguments.pack_pad(on_unknown),
         )
         answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
-        return _walks(schema, [start.name] * (query.length + 1), answer.arrays)
+        return grid_of(schema, [start.name] * (query.length + 1), answer.arrays, "walks")
 
     def ppr(
         self,
@@ -703,7 +706,7 @@ class Graph(ABC):
             pad=arguments.pack_pad(on_unknown),
         )
         answer = self._answer(schema, query, self._seeds(schema, start.name, nodes, "nodes", as_of), timeout_s)
-        return Ranked(answer.arrays["counts"], _ids(answer.arrays, "nodes"), answer.arrays["scores"], answer.meta.version)
+        return Ranked(answer.arrays["counts"], ids_of(answer.arrays, "nodes"), answer.arrays["scores"], answer.meta.version)
 
     def negatives(
         self,
@@ -736,7 +739,7 @@ class Graph(ABC):
             pad=arguments.pack_pad(on_unknown),
         )
         arrays = self._answer(schema, query, self._seeds(schema, edge.src, src, "src", None), timeout_s).arrays
-        return _grid(schema, [edge.dst] * query.count, arrays, "nodes")
+        return grid_of(schema, [edge.dst] * query.count, arrays, "nodes")
 
     def _answer(self, schema: GraphSchema, query: Query, arrays: Arrays, timeout_s: float | None) -> Answer:
         """Have a query that was made for `schema` answered."""
@@ -834,9 +837,6 @@ class Graph(ABC):
         )
 
 
-# -- answers --------------------------------------------------------------------------------------------------------------------------
-
-
 def _names(edges: Sequence[EdgeType]) -> str | tuple[str, ...]:
     """One edge type's name, or those of several."""
     return edges[0].name if len(edges) == 1 else tuple(edge.name for edge in edges)
@@ -852,104 +852,3 @@ def _is_text(ids: Any) -> bool:
         return False
     first = next(iter(ids), None)
     return isinstance(first, str)
-
-
-def _ids(arrays: Arrays, name: str) -> IdArray:
-    ids = queries.find_ids(arrays, name)
-    assert ids is not None
-    return id_array(ids)
-
-
-def _features(
-    arrays: Arrays, prefix: str, wanted: Mapping[str, Feature]
-) -> tuple[dict[str, FeatureColumn], dict[str, npt.NDArray[np.bool_]]]:
-    columns: dict[str, FeatureColumn] = {}
-    masks: dict[str, npt.NDArray[np.bool_]] = {}
-    for name, feature in wanted.items():
-        column = find_feature(arrays, prefix + name, feature.shape[0] if feature.kind == "sparse" else None)
-        assert column is not None
-        columns[name] = column
-        present = arrays.get(f"{prefix}{name}.present")
-        if present is not None:
-            masks[name] = present.view(np.bool_)
-    return columns, masks
-
-
-def _subgraph(schema: GraphSchema, query: queries.Sample | queries.InducedSubgraph, hops: int, answer: Answer) -> Subgraph | HeteroSubgraph:
-    arrays, meta = answer.arrays, answer.meta
-    if schema.is_homogeneous:
-        node, edge = schema.nodes[0], schema.edges[0]
-        x, present = _features(arrays, f"x/{node.name}/", {name: node.feature(name) for _, name in query.features})
-        has_edges = f"edge_index/{edge.name}" in arrays
-        edge_x, edge_present = (
-            _features(arrays, f"edge_x/{edge.name}/", {name: edge.feature(name) for _, name in query.edge_features})
-            if has_edges
-            else ({}, {})
-        )
-        return Subgraph(
-            nodes=_ids(arrays, f"nodes/{node.name}"),
-            edge_index=arrays[f"edge_index/{edge.name}"] if has_edges else np.zeros((2, 0), np.int64),
-            hop_offsets=arrays[f"hops/{node.name}"],
-            edge_hop_offsets=arrays[f"edge_hops/{edge.name}"] if has_edges else np.zeros(hops + 1, np.int64),
-            seed_index=arrays["seed_index"],
-            features=x,
-            version=meta.version,
-            seed=meta.seed,
-            edge_features=edge_x,
-            edge_ids=arrays.get(f"edge_ids/{edge.name}"),
-            weights=arrays.get(f"weights/{edge.name}"),
-            times=arrays.get(f"times/{edge.name}"),
-            as_of=arrays.get(f"as_of/{node.name}"),
-            present=present,
-            edge_present=edge_present,
-        )
-    nodes = [node for node in schema.nodes if f"hops/{node.name}" in arrays]
-    edges = [edge for edge in schema.edges if f"edge_index/{edge.name}" in arrays]
-    x_of = {
-        node.name: _features(arrays, f"x/{node.name}/", {name: node.feature(name) for owner, name in query.features if owner == node.name})
-        for node in nodes
-    }
-    edge_x_of = {
-        edge.key: _features(
-            arrays, f"edge_x/{edge.name}/", {name: edge.feature(name) for owner, name in query.edge_features if owner == edge.name}
-        )
-        for edge in edges
-    }
-    return HeteroSubgraph(
-        nodes={node.name: _ids(arrays, f"nodes/{node.name}") for node in nodes},
-        edge_index={edge.key: arrays[f"edge_index/{edge.name}"] for edge in edges},
-        hop_offsets={node.name: arrays[f"hops/{node.name}"] for node in nodes},
-        edge_hop_offsets={edge.key: arrays[f"edge_hops/{edge.name}"] for edge in edges},
-        seed_type=query.node_type,
-        seed_index=arrays["seed_index"],
-        features={name: columns for name, (columns, _) in x_of.items() if columns},
-        version=meta.version,
-        seed=meta.seed,
-        edge_features={key: columns for key, (columns, _) in edge_x_of.items() if columns},
-        edge_ids={edge.key: arrays[f"edge_ids/{edge.name}"] for edge in edges if f"edge_ids/{edge.name}" in arrays},
-        weights={edge.key: arrays[f"weights/{edge.name}"] for edge in edges if f"weights/{edge.name}" in arrays},
-        times={edge.key: arrays[f"times/{edge.name}"] for edge in edges if f"times/{edge.name}" in arrays},
-        as_of={node.name: arrays[f"as_of/{node.name}"] for node in nodes if f"as_of/{node.name}" in arrays},
-        present={name: masks for name, (_, masks) in x_of.items() if masks},
-        edge_present={key: masks for key, (_, masks) in edge_x_of.items() if masks},
-    )
-
-
-def _walks(schema: GraphSchema, columns: Sequence[str], arrays: Arrays) -> IdArray:
-    return _grid(schema, columns, arrays, "walks")
-
-
-def _grid(schema: GraphSchema, columns: Sequence[str], arrays: Arrays, name: str) -> IdArray:
-    """[n, columns] ids from those of alive entries, by node type (or, of one type, under `name` alone)."""
-    alive = arrays["alive"].view(np.bool_).reshape(-1, len(columns))
-    types = dict.fromkeys(columns)
-    is_text = any(schema.node(owner).id == "string" for owner in types)
-    grid = np.full(alive.shape, None if is_text else -1, object if is_text else np.int64)
-    for owner in types:
-        ids = queries.find_ids(arrays, f"{name}/{owner}")
-        if ids is None:
-            ids = queries.find_ids(arrays, name)
-        assert ids is not None
-        mask = alive if len(types) == 1 else alive & np.array([column == owner for column in columns])[None, :]
-        grid[mask] = id_array(ids)
-    return grid

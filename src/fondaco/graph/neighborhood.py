@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, LimitError
 from fondaco.graph import _merge_kernels as kernels
 from fondaco.graph.execution import Ask, Execution, seeds_of
 from fondaco.graph.features_of import put_edge_feature, put_node_feature
@@ -27,6 +27,8 @@ from fondaco.graph.shards import EdgesAt, Hop, Induced
 I32Array = npt.NDArray[np.int32]
 I64Array = npt.NDArray[np.int64]
 
+PICKS_MAX = 1 << 28  # 3 GB
+HOPS_MAX = 64
 _EXPECTED_MAX = 1 << 20  # nodes that room is made for at once
 
 
@@ -154,6 +156,16 @@ def check_strategy(edge: EdgeType, strategy: str) -> None:
         )
 
 
+def check_picks(rows: int, fan_out: int, *, replace: bool) -> None:
+    """Draws with replacement can be many times more than there are edges.
+
+    Raises:
+        LimitError: more than `PICKS_MAX` at once.
+    """
+    if replace and rows * max(fan_out, 0) > PICKS_MAX:
+        raise LimitError("draws with replacement of one hop", rows * fan_out, PICKS_MAX, "Ask for fewer seeds or a smaller fan-out.")
+
+
 def _expected(seeds: int, plan: Sequence[Sequence[tuple[Adjacency, int]]]) -> int:
     """About how many nodes will be found, so that room is made once."""
     found, layer = seeds, seeds
@@ -203,6 +215,7 @@ def _hop(
         first, end = table.frontier()
         if first == end or not fan_out:
             continue
+        check_picks(end - first, fan_out, replace=query.replace)
         groups = table.labels.groups[first:end] if bounds.groups is not None else None
         as_of = bounds.values if groups is None else bounds.of(groups)
         one_hop = Hop(
@@ -296,6 +309,8 @@ def _put_features(
 
 def induced(run: Execution, query: InducedSubgraph, arrays: Arrays) -> Arrays:
     """Answer an `InducedSubgraph`: whole lists for `hops` hops, then the edges among all that was found."""
+    if not 0 <= query.hops <= HOPS_MAX:
+        raise InputError(f"hops is a whole number from 0 to {HOPS_MAX}, not {query.hops}")
     names = query.edge_types if query.edge_types is not None else tuple(edge.name for edge in run.schema.edges)
     touched = sorted((run.schema.adjacency(name, query.direction) for name in names), key=lambda adjacency: adjacency.number)
     reach = Sample(
