@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis.strategies import integers
 
 from fondaco.core.errors import InputError
-from fondaco.core.units import format_bytes, format_duration, parse_duration_us
+from fondaco.core.units import format_bytes, format_duration, parse_bytes, parse_duration_us
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_a_negative_duration_is_refused() -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (412 << 20, "412 MiB"), (3 << 40, "3.0 TiB")])
 def test_byte_counts_are_printed_in_binary_units(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0B", 0), ("64 MB", 64_000_000), ("1.5GB", 1_500_000_000), ("512MiB", 512 << 20), ("2 kib", 2048), (77, 77)]
+)
+def test_sizes_are_read_as_people_write_them(text: str | int, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "much", "5", "1 MiBs", -1, True, 1.5])
+def test_what_is_not_a_size_is_refused_with_an_example(text: object) -> None:
+    with pytest.raises(InputError, match="512MiB"):
+        parse_bytes(text)  # type: ignore[arg-type]
