@@ -6,11 +6,8 @@ import contextlib
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +16,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from waiting import free_port, wait_for
+
 DEADLINE_S = 60.0
 VALUE = {"type": "record", "name": "row", "fields": [{"name": "clicks", "type": "long"}, {"name": "name", "type": "string"}]}
 ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
-
-
-def wait_for(what: Callable[[], bool], said: str, *, deadline_s: float = DEADLINE_S) -> None:
-    """Wait until something holds."""
-    until = time.monotonic() + deadline_s
-    while not what():
-        assert time.monotonic() < until, said
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with contextlib.closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def arrow_stream(table: pa.Table) -> bytes:

@@ -14,7 +14,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from waiting import free_port
 
 _NUMBERS = itertools.count(1)
 
@@ -47,7 +48,7 @@ class PostgresServer:
             user = next(entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody"))
             os.chown(self._directory, user.pw_uid, user.pw_gid)
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._run(
             "initdb",
@@ -128,12 +129,6 @@ class PostgresServer:
         if self._process is not None and self._process.poll() is None:
             self.stop()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kafka_broker import Broker, free_port
+from kafka_broker import Broker
+from waiting import free_port, wait_for
 
 pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
 
@@ -42,13 +43,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def kafka(broker: Broker) -> Iterator[KafkaLog]:
     with KafkaLog(broker.bootstrap, append_s=20) as log:
         yield log
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_a_mirror_has_the_records_under_kafkas_own_offsets(kafka: KafkaLog, tmp_path: Path) -> None:
@@ -97,7 +91,7 @@ def test_a_platforms_log_appends_to_kafka_and_reads_what_came_back(broker: Broke
         log.create_topic("members.rt", TopicConfig(1))
         log.follow("members.rt")
         assert log.append("members.rt", 0, [Record(b"k", b"v", 7)]) == range(1)
-        until(lambda: log.partition_files("members.rt", 0).high == 1)
+        wait_for(lambda: log.partition_files("members.rt", 0).high == 1, "the record is in the mirror")
         assert [record.value for record in log.read("members.rt", 0, 0).records()] == [b"v"]
         log.delete_topic("members.rt")
         assert "members.rt" not in log.topics()
@@ -112,9 +106,9 @@ def test_two_platforms_on_one_machine_share_one_mirror(broker: Broker, tmp_path:
             first.follow("shared.rt")
             second.follow("shared.rt")
             first.append("shared.rt", 0, [Record(None, b"1")])
-            until(lambda: second.partition_files("shared.rt", 0).high == 1)
+            wait_for(lambda: second.partition_files("shared.rt", 0).high == 1, "the record is in the mirror")
         second.append("shared.rt", 0, [Record(None, b"2")])  # the one that copied has gone
-        until(lambda: second.partition_files("shared.rt", 0).high == 2)
+        wait_for(lambda: second.partition_files("shared.rt", 0).high == 2, "the record is in the mirror")
         assert [record.value for record in second.read("shared.rt", 0, 0).records()] == [b"1", b"2"]
 
 

@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 import fondaco as fd
-from control_server import ARROW, VALUE, arrow_stream, free_port, rows, wait_for
+from control_server import ARROW, VALUE, arrow_stream, rows
 from fondaco.core.runfile import RunFile, find_run_file
+from waiting import free_port, wait_for
 
 RUN = [sys.executable, "-W", "error", "-c", "from fondaco.cli import main; main()"]
 DEADLINE_S = 120.0
@@ -49,7 +50,7 @@ class Up:
         return found
 
     def wait_ready(self) -> "Up":
-        wait_for(lambda: self.process.poll() is not None or self._is_ready(), f"not ready: {self.log}", deadline_s=DEADLINE_S)
+        wait_for(lambda: self.process.poll() is not None or self._is_ready(), f"not ready: {self.log}", patience_s=DEADLINE_S)
         assert self.process.poll() is None, self.log
         return self
 

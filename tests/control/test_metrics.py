@@ -17,6 +17,7 @@ from fondaco.control.metrics_stores import freshness_metrics, governor_metrics, 
 from fondaco.core.runfile import ProcessInfo, ProcessState, RunFile, run_directory, write_run_file
 from fondaco.dataplane.stats import StoreStats, bucket_of, upper_us
 from fondaco.platform import Platform
+from waiting import free_port
 
 
 def scraped(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -103,8 +104,6 @@ def test_processes_show_whether_they_are_up_and_how_often_they_were_started_agai
 
 def test_a_server_that_does_not_answer_is_down_and_one_that_is_gone_is_not_there(platform: Platform) -> None:
     import os
-
-    from control_server import free_port
 
     run_directory(platform.directory).mkdir()
     for pid, name in ((os.getpid(), "1"), (2**22 - 1, "2")):

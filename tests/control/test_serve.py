@@ -15,10 +15,11 @@ import pyarrow as pa
 import pytest
 
 import fondaco as fd
-from control_server import ARROW, VALUE, ControlServer, arrow_stream, error_of, rows, wait_for
+from control_server import ARROW, VALUE, ControlServer, arrow_stream, error_of, rows
 from fondaco.core import errors
 from fondaco.dataplane import wire
 from fondaco.dataplane.routing import decode_routing
+from waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from fondaco.core.runfile import ProcessState, RunFile, find_run_file
+from waiting import wait_for
 
 # A program that is ready at once, or later, or never; obeys SIGTERM, or not; and may end by itself.
 PROGRAM = """
@@ -65,13 +66,6 @@ except FondacoError as exc:
     sys.exit(f"fondaco: {exc}")
 """
 DEADLINE_S = 30.0
-
-
-def wait_for(what: Callable[[], bool], said: str) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < until, said
-        time.sleep(0.02)
 
 
 class Running:

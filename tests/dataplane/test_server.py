@@ -16,6 +16,7 @@ from fondaco.dataplane import wire
 from fondaco.schema import Codec
 from fondaco.store.write_encoder import WriteEncoder
 from fondaco.store.writes import batch_of
+from waiting import wait_for
 
 ROWS = 5_000
 DIM = 8
@@ -563,16 +564,15 @@ def test_a_swap_is_seen_by_the_next_request_and_a_pin_holds(tmp_path: Path) -> N
 
 
 def test_stores_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
-    from data_server import until
 
     value = pa.schema([("v", pa.int64())])
     with fd.open(tmp_path / "p") as platform, DataServer(tmp_path / "p") as server:
         assert server.ask("GET", "/v1/stores").json() == {"stores": []}
         store = platform.create_store("s", key="long", value=value, partitions=2)
         store.push(pa.table({"key": [1], "v": [1]}), progress=False)
-        until(lambda: server.ask("GET", "/v1/stores/s/rows/1").status == 200, "the new store is served")
+        wait_for(lambda: server.ask("GET", "/v1/stores/s/rows/1").status == 200, "the new store is served")
         platform.delete_store("s")
-        until(lambda: server.ask("GET", "/v1/stores/s/rows/1").status == 404, "the deleted store is not")
+        wait_for(lambda: server.ask("GET", "/v1/stores/s/rows/1").status == 404, "the deleted store is not")
         store = platform.create_store("s", key="string", value=value, partitions=2)
         store.push(pa.table({"key": ["x"], "v": [2]}), progress=False)
-        until(lambda: server.ask("GET", "/v1/stores/s/rows/x").status == 200, "the store of the same name is")
+        wait_for(lambda: server.ask("GET", "/v1/stores/s/rows/x").status == 200, "the store of the same name is")

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 import fondaco as fd
-from data_server import DataServer, ask, receive, receive_answers, until
+from data_server import DataServer, ask, receive, receive_answers
 from fondaco.dataplane import wire
+from waiting import wait_for
 
 ROWS = 20_000
 CONFIG = """
@@ -45,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataServer]:
 def _stays_well(server: DataServer) -> Iterator[None]:
     yield
     assert server.ask("GET", "/v1/stores/s/rows/1").json()["v"] == 1
-    until(lambda: server.ask("GET", "/v1/stats").json()["connections"]["open"] <= 1, "every connection is closed")
+    wait_for(lambda: server.ask("GET", "/v1/stats").json()["connections"]["open"] <= 1, "every connection is closed")
     assert server.ask("GET", "/v1/stats").json()["body_bytes"] == 0
 
 
@@ -378,7 +379,7 @@ def test_a_stop_lets_requests_in_flight_end_and_exits_with_0(tmp_path: Path) -> 
         idle.sendall(get(1))
         receive_answers(idle, 1)
         busy.sendall(get(1, "Fondaco-Min-Position: 0:0", "Fondaco-Deadline-Ms: 700"))
-        until(lambda: server.ask("GET", "/v1/stats").json()["requests"] >= 2, "the request has come")
+        wait_for(lambda: server.ask("GET", "/v1/stats").json()["requests"] >= 2, "the request has come")
         server.process.terminate()
         assert receive(idle) == b""
         (answer,) = receive_answers(busy, 1)

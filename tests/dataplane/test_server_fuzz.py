@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks as openapi_checks
 
 import fondaco as fd
-from data_server import DataServer, until
+from data_server import DataServer
 from fondaco.dataplane import wire
 from fondaco.dataplane.openapi import document
 from fondaco.dataplane.routes import ROUTES
 from fondaco.store.writes import batch_of
+from waiting import wait_for
 
 REQUESTS = [
     b"GET /v1/stores/s/rows/5 HTTP/1.1\r\nHost: x\r\nAccept: application/avro\r\n\r\n",
@@ -47,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataServer]:
     (directory / "fondaco.toml").write_text("[server]\nheader_s = 0.5\nidle_s = 2.0\nrequest_bytes_max = 100_000\n")
     with DataServer(directory) as server:
         yield server
-        until(lambda: server.ask("GET", "/v1/stats").json()["connections"]["open"] <= 1, "every connection is closed")
+        wait_for(lambda: server.ask("GET", "/v1/stats").json()["connections"]["open"] <= 1, "every connection is closed")
         stats = server.ask("GET", "/v1/stats").json()
         assert stats["body_bytes"] == 0
         assert all(kind["server_errors"] == 0 for store in stats["stores"].values() for kind in store.values())

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 
 import fondaco as fd
-from data_server import DataServer, ask, until
+from data_server import DataServer, ask
 from fondaco.core.errors import DiskFullError
 from fondaco.dataplane.writing import Appender, positions_of
 from fondaco.log import EmbeddedLog, TopicConfig
 from fondaco.store.writer import LogTarget
 from fondaco.store.writes import WriteBatch, batch_of
+from waiting import wait_for
 
 VALUE = pa.schema([("v", pa.int64()), ("text", pa.string())])
 
@@ -160,4 +161,4 @@ def test_a_version_that_cannot_be_opened_leaves_the_one_before_in_place(tmp_path
                 assert (reply.json()["v"], reply.headers["fondaco-version"]) == (1, "1")
             assert server.ask("GET", "/v1/stores/s/rows/1", headers={"Fondaco-Version": str(bad)}).error == "CorruptFileError"
             good = push(3)
-            until(lambda: server.ask("GET", "/v1/stores/s/rows/1").headers["fondaco-version"] == str(good), "the good version is served")
+            wait_for(lambda: server.ask("GET", "/v1/stores/s/rows/1").headers["fondaco-version"] == str(good), "the good version is served")

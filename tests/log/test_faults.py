@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -15,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.log.log_child import KEYS, value_of
 
+from disks import read_only, small_disk
 from fondaco.core.errors import CorruptFileError, DiskFullError, FormatVersionError, ReadOnlyError, TopicNotFoundError
 from fondaco.log import EmbeddedLog, LogRecord, Record, TopicConfig, state
 from fondaco.log.segments import read_header
@@ -439,26 +438,13 @@ def test_an_index_of_any_content_changes_no_answer(tmp_path: Path) -> None:
 # -- disks ------------------------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
-
-
 @pytest.mark.parametrize("segment_bytes", [100_000, 64 << 20], ids=["many segments", "one segment"])
 def test_a_full_disk_fails_the_append_and_leaves_the_log_as_it_was(tmp_path: Path, segment_bytes: int) -> None:
     def fill(log: EmbeddedLog) -> None:
         while True:
             log.append("t", 0, [Record(b"k", b"x" * 3000)] * 10, durability="disk")
 
-    with _small_disk(tmp_path) as disk, EmbeddedLog(disk / "log") as log:
+    with small_disk(tmp_path, "2m") as disk, EmbeddedLog(disk / "log") as log:
         log.create_topic("t", TopicConfig(1, segment_bytes=segment_bytes))
         with pytest.raises(DiskFullError, match="no space left"):
             fill(log)
@@ -473,7 +459,7 @@ def test_a_full_disk_fails_the_append_and_leaves_the_log_as_it_was(tmp_path: Pat
 
 
 def test_a_small_append_still_fits_where_a_large_one_does_not(tmp_path: Path) -> None:
-    with _small_disk(tmp_path) as disk, EmbeddedLog(disk / "log") as log:
+    with small_disk(tmp_path, "2m") as disk, EmbeddedLog(disk / "log") as log:
         log.create_topic("t", TopicConfig(1))
         log.append("t", 0, [Record(b"k", b"x" * 1_000_000)])
         with pytest.raises(DiskFullError):
@@ -483,7 +469,7 @@ def test_a_small_append_still_fits_where_a_large_one_does_not(tmp_path: Path) ->
 
 
 def test_a_full_disk_fails_the_compaction_and_loses_nothing(tmp_path: Path) -> None:
-    with _small_disk(tmp_path) as disk, EmbeddedLog(disk / "log") as log:
+    with small_disk(tmp_path, "2m") as disk, EmbeddedLog(disk / "log") as log:
         log.create_topic("t", TopicConfig(1, cleanup="compact", segment_bytes=1_000_000))
         for i in range(13):
             log.append("t", 0, [Record(b"%d" % (i % 12), b"%d" % i * 50_000)])
@@ -512,25 +498,6 @@ def test_a_file_size_limit_fails_the_append_like_a_full_disk(tmp_path: Path) -> 
         assert [record.value for record in read_all(log)] == [b"v", b"after"]
 
 
-@contextlib.contextmanager
-def _read_only(directory: Path) -> Iterator[None]:
-    if os.geteuid():
-        for path in (directory, *directory.rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        yield
-        for path in (directory, *directory.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        return
-    for command in (["mount", "--bind", directory, directory], ["mount", "-o", "remount,ro,bind", directory]):
-        done = subprocess.run(command, capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip(f"root may write everywhere, and cannot mount here: {done.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
-
-
 @pytest.mark.parametrize("asked", [True, False], ids=["opened to read", "opened as usual"])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_read_only_directory_is_read_and_every_change_is_refused(tmp_path: Path, asked: bool, restarted: bool) -> None:
@@ -540,7 +507,7 @@ def test_a_read_only_directory_is_read_and_every_change_is_refused(tmp_path: Pat
         with open(sorted(path.parent.glob("*.log"))[-1], "ab") as file:
             file.write(b"torn")
         as_after_a_restart(directory, SYNCED_POSITION=0, SYNCED_OFFSET=0, HIGH_OFFSET=2, ACTIVE_BASE=0)
-    with _read_only(directory), EmbeddedLog(directory, read_only=asked) as log:
+    with read_only(directory), EmbeddedLog(directory, read_only=asked) as log:
         assert [record.offset for record in read_all(log)] == list(range(6))
         assert log.offset_for_time("t", 0, 0) == 0
         for change in (

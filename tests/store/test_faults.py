@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pytest
 
 import fondaco as fd
+from disks import read_only, small_disk
 from fondaco.catalog import VersionState
 from fondaco.core.errors import DiskFullError, PushInProgressError, ReadOnlyError
 from fondaco.store.layout import read_cell
@@ -134,7 +134,7 @@ def test_a_reader_in_another_process_sees_only_whole_versions_through_50_swaps_a
 
 
 def test_a_full_disk_fails_the_push_and_keeps_the_current_version(tmp_path: Path) -> None:
-    with _small_disk(tmp_path) as disk, fd.open(disk) as platform:
+    with small_disk(tmp_path, "16m") as disk, fd.open(disk) as platform:
         store = platform.create_store("s", value=VALUE, partitions=2, compression="none")
         store.push(_table(1))
         big = pa.table({"key": np.arange(300), "seed": np.zeros(300, np.int64), "text": ["x" * 100_000] * 300})
@@ -145,19 +145,6 @@ def test_a_full_disk_fails_the_push_and_keeps_the_current_version(tmp_path: Path
         assert (failed.state, failed.error_class, failed.blame) == (VersionState.FAILED, "DiskFullError", "system")
         store.push(_table(2))
         _check_whole(platform, 2)
-
-
-@contextlib.contextmanager
-def _small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_file_size_limit_fails_the_push_like_a_full_disk(tmp_path: Path) -> None:
@@ -211,32 +198,13 @@ def test_after_a_pusher_died_another_process_may_push_at_once(tmp_path: Path) ->
         assert store.pushes()[0].error_class == "ProcessDied"
 
 
-@contextlib.contextmanager
-def _read_only(directory: Path) -> Iterator[None]:
-    if os.geteuid():
-        for path in (directory, *directory.rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        yield
-        for path in (directory, *directory.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        return
-    for command in (["mount", "--bind", directory, directory], ["mount", "-o", "remount,ro,bind", directory]):
-        done = subprocess.run(command, capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip(f"root may write everywhere, and cannot mount here: {done.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
-
-
 @pytest.mark.parametrize("closed", [True, False], ids=["closed cleanly", "while a writer has it open"])
 def test_a_read_only_directory_is_read_and_every_change_is_refused(tmp_path: Path, closed: bool) -> None:
     writer = fd.open(tmp_path / "data")
     writer.create_store("s", value=VALUE, partitions=2).push(_table(1))
     if closed:
         writer.close()
-    with _read_only(tmp_path / "data"), fd.open(tmp_path / "data") as platform:
+    with read_only(tmp_path / "data"), fd.open(tmp_path / "data") as platform:
         store = platform.store("s")
         assert platform.read_only
         with store.reader() as reader:
@@ -251,5 +219,5 @@ def test_a_read_only_directory_is_read_and_every_change_is_refused(tmp_path: Pat
 
 def test_a_new_platform_cannot_be_made_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with _read_only(tmp_path / "data"), pytest.raises(ReadOnlyError):
+    with read_only(tmp_path / "data"), pytest.raises(ReadOnlyError):
         fd.open(tmp_path / "data")

@@ -22,6 +22,7 @@ from fondaco.schema import Codec, vector
 from fondaco.store import _overlay_cells as cells_of
 from fondaco.store.mirror import SCHEMAS_FILE, STORE_FILE
 from fondaco.store.reader import EmbeddedReader
+from waiting import wait_for
 
 ONE = {
     "type": "record",
@@ -41,13 +42,6 @@ THREE = {**ONE, "fields": [TWO["fields"][0], *TWO["fields"][2:], SEEN]}
 def row(number: int, **more: Any) -> dict[str, Any]:
     title = None if number % 3 == 0 else f"title {number}"
     return {"clicks": number, "title": title, "tags": [f"t{number}"] * (number % 4), "emb": np.full(3, number, np.float32), **more}
-
-
-def wait_for(is_so: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 def same(found: Any, expected: dict[str, Any] | None) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from fondaco.core.errors import InputError
 from fondaco.store import tails
 from fondaco.store.freshness import Freshness
 from fondaco.store.realtime import BEHIND_MAX
+from waiting import wait_for
 
 VALUE = pa.schema([("v", pa.int64())])
 
@@ -26,13 +26,6 @@ VALUE = pa.schema([("v", pa.int64())])
 def platform(tmp_path: Path) -> Iterator[fd.Platform]:
     with fd.open(tmp_path / "p") as platform:
         yield platform
-
-
-def wait_for(is_so: Callable[[], Any], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 def tailers() -> list[str]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from fondaco.store.write_encoder import WRITE_BYTES_MAX, WriteEncoder
 from fondaco.store.writer import LogTarget, Part, Placed, StoreWriter
 from fondaco.store.writes import Op, batch_of
 from live_rows import live_rows, writes_of
+from waiting import wait_for
 
 SCHEMA = {
     "type": "record",
@@ -82,13 +83,6 @@ def rows_of(log: EmbeddedLog) -> dict[Any, Any]:
 
 def held(log: EmbeddedLog) -> int:
     return sum(log.high_watermark(TOPIC, partition) for partition in range(4))
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
-        time.sleep(0.001)
 
 
 class Trouble(LogTarget):
@@ -138,9 +132,9 @@ def test_a_key_always_lies_in_the_partition_of_its_hash(log: EmbeddedLog) -> Non
 def test_what_was_taken_is_written_without_a_flush(log: EmbeddedLog) -> None:
     with open_writer(log, linger_ms=1) as writer:
         writer.put(1, row(1))
-        wait_for(lambda: held(log) == 1)
+        wait_for(lambda: held(log) == 1, "the first write is in the log")
         writer.put(2, row(1))
-        wait_for(lambda: held(log) == 2)
+        wait_for(lambda: held(log) == 2, "the second write is in the log")
         assert writer.waiting == 0
 
 
@@ -333,12 +327,12 @@ def test_writes_wait_while_the_log_does_not_take_them_and_are_sent_in_order(log:
     with open_writer(log, target, linger_ms=0) as writer:
         target.error = error
         positions = [writer.put(1, row(number)) for number in range(50)]
-        wait_for(lambda: len(target.attempts) > 2)
+        wait_for(lambda: len(target.attempts) > 2, "it tries again")
         with pytest.raises(type(error)):
             writer.flush(timeout_s=0.02)
         assert writer.waiting == 50
         target.error = None
-        wait_for(lambda: held(log) == 50)
+        wait_for(lambda: held(log) == 50, "every write is in the log")
         assert [position.offset for position in positions] == list(range(50))
     assert rows_of(log)[1]["clicks"] == 49
 
@@ -367,7 +361,7 @@ def test_a_put_that_waits_for_room_goes_on_when_the_log_is_back(log: EmbeddedLog
         target.error = DiskFullError("d")
         blocked = threading.Thread(target=lambda: writer.put(1, row(1)))
         blocked.start()
-        wait_for(lambda: len(target.attempts) >= 2)
+        wait_for(lambda: len(target.attempts) >= 2, "it tries again")
         target.error = None
         blocked.join(DEADLINE_S)
         assert not blocked.is_alive()
@@ -437,7 +431,7 @@ def test_the_lingering_thread_notes_what_ends_the_writer(log: EmbeddedLog) -> No
     writer = open_writer(log, target, linger_ms=0)
     target.error = CorruptFileError("00000.log", "batch", "checksum differs")
     writer.put(1, row(1))
-    wait_for(lambda: target.attempts)
+    wait_for(lambda: target.attempts, "the append begins")
     writer._thread.join(DEADLINE_S)
     with pytest.raises(UnwrittenError, match="checksum differs"):
         writer.close()
