@@ -430,7 +430,7 @@ def _options(tables: Mapping[str, pa.Table], *, implied: bool) -> dict[str, Any]
     return {"nodes": None if implied else {"person": tables["nodes"]}, "edges": {KNOWS: tables["edges"]}}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(tables=graphs(), seed=st.integers(0, 2**32), undirected=st.booleans(), implied=st.booleans(), partitions=st.integers(1, 5))
 def test_the_files_do_not_depend_on_order_batches_or_memory(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pa.Table], seed: int, undirected: bool, implied: bool, partitions: int
@@ -450,7 +450,7 @@ def _batches(table: pa.Table, rows: int) -> Any:
     return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=rows))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(tables=graphs(), undirected=st.booleans())
 def test_ids_lists_and_edge_ids_do_not_depend_on_partitions(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pa.Table], undirected: bool
@@ -464,7 +464,7 @@ def test_ids_lists_and_edge_ids_do_not_depend_on_partitions(
     assert found[0] == found[1] == found[2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(tables=graphs())
 def test_the_lists_are_those_of_a_plain_dictionary(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pa.Table]) -> None:
     graph = build_in(tmp_path_factory.mktemp("plain") / "g", **_options(tables, implied=False), partitions=2)

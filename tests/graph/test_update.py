@@ -133,7 +133,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(case=changes(), partitions=st.integers(1, 4), directions=st.sampled_from(["out", "in", "both"]))
 def test_an_update_is_a_build_from_the_resulting_tables(
     tmp_path_factory: pytest.TempPathFactory, case: dict[str, Any], partitions: int, directions: str
@@ -150,7 +150,7 @@ def test_an_update_is_a_build_from_the_resulting_tables(
     assert files_of(base) == before
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     old=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=15),
     new=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=6),
