@@ -36,6 +36,7 @@ NAMES = (
     "graph_build",
     "graph_sample",
     "graph_served",
+    "graph_loader",
     "graph_scale",
 )
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fondaco.core.errors import InputError, StateError
 from fondaco.graph._arguments import pack_as_of
@@ -182,8 +181,8 @@ class LinkNeighborhoods:
             dst.dst_neg_index = tensor_of(far[count:].reshape(count, -1)).squeeze(-1)
             return
         part.edge_label_index = tensor_of(np.stack((np.concatenate((near, near[owners])), far)))
-        true = torch.ones(count) if self.labels is None else tensor_of(self.labels[positions])
-        part.edge_label = torch.cat((true, true.new_zeros((len(owners), *true.shape[1:]))))
+        true = np.ones(count, np.float32) if self.labels is None else self.labels[positions]
+        part.edge_label = tensor_of(np.concatenate((true, np.zeros((len(owners), *true.shape[1:]), true.dtype))))
 
 
 def _edges_of(graph: Graph, edges: Links, edge_type: Edge | None) -> tuple[EdgeType, npt.NDArray[Any], npt.NDArray[Any]]:
