@@ -6,8 +6,8 @@ neighbours adopt in turn the label that most of the others around them have; `RO
 by the smallest hash among their neighbours, and this order is cut into blocks. An epoch shuffles the blocks, not the seeds.
 
 Larger blocks share more and mix less: gradients of one batch come from fewer corners of the graph. What it saves depends on the graph:
-much where it has communities, next to nothing elsewhere (benchmarks/graph_loader.py). O(seeds x NEIGHBORS) memory, a few sorts of it in time, once. A function of (graph
-version, seeds) alone.
+much where it has communities, next to nothing elsewhere (benchmarks/graph_loader.py). O(seeds x NEIGHBORS) memory, a few sorts of it in
+time, once. A function of (graph version, seeds) alone.
 """
 
 from __future__ import annotations
