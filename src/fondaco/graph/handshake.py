@@ -14,16 +14,6 @@ from fondaco.core.errors import ProtocolError
 from fondaco.graph.queries import GraphInfo
 
 
-class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Of the client. `role`: "client", or "peer" for a server that asks for its clients. `version`: held as long as this connection is."""
-
-    pid: int
-    graph: str | None = None
-    version: int | None = None
-    token: str | None = None
-    role: str = "client"
-
-
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One server of a graph: where it listens, and that it holds shard `shard` of `shards`."""
 
@@ -31,6 +21,18 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shard: int
     shards: int
     unix: str | None = None
+
+
+class Hello(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Of the client. `version`: held as long as this connection is. `role`: "client", or "peer" for a server that asks for its own
+    clients; it says in `server` where it can be asked itself."""
+
+    pid: int
+    graph: str | None = None
+    version: int | None = None
+    token: str | None = None
+    role: str = "client"
+    server: ServerInfo | None = None
 
 
 class Welcome(msgspec.Struct, kw_only=True, omit_defaults=True):

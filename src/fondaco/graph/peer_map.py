@@ -1,8 +1,8 @@
 """Peer map: which servers hold which shard of a graph, as one of its servers knows them.
 
-Known are those that say so in the platform's run directory (`presence`), those that were named at the start, and whoever these know. The
-map is read again every second, and at once when somebody is missing. Servers of the same graph that were started for another number of
-shards are passed over. Any thread.
+Known are those that say so in the platform's run directory (`presence`), those that were named at the start, whoever these know, and who
+has asked this one. The map is read again every second, and at once when somebody is missing. Servers of the same graph that were started
+for another number of shards are passed over. Any thread.
 """
 
 from __future__ import annotations
@@ -100,6 +100,13 @@ class PeerMap:
             turn = self.me.shard + os.getpid()
             return [self._peers[address] for address in found[turn % len(found) :] + found[: turn % len(found)]] if found else []
 
+    def meet(self, server: ServerInfo) -> None:
+        """Learn of a server that has asked this one."""
+        if self._met.get(server.address) != server:
+            with self._refreshing:
+                self._met = {**self._met, server.address: server}
+                self._take()
+
     def refresh(self, *, at_most_every_s: float = MISSING_REFRESH_S) -> None:
         """Read the map again, unless somebody has just done so."""
         with self._refreshing:
@@ -142,7 +149,7 @@ class PeerMap:
     def _peer(self, address: Address) -> Peer:
         def hello() -> Hello:
             token = self._secrets.get(str(address), self._token)
-            return Hello(pid=os.getpid(), graph=self._graph, token=token, role="peer")
+            return Hello(pid=os.getpid(), graph=self._graph, token=token, role="peer", server=self.me)
 
         return Peer(address, hello, self._budget, self.pool, tls=self._tls, shared_memory=self._shared_memory)
 

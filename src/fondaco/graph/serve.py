@@ -166,6 +166,12 @@ class GraphServing:
         """Where HTTP is answered."""
         return None if self._http is None else int(self._http.server_address[1])
 
+    def scrape(self) -> bytes:
+        """The metrics, as they are now."""
+        version, open_versions = self._service.standing()
+        self.metrics.stands(version=version, open_versions=open_versions, ready=self.is_ready, servers=len(self._peers.servers()))
+        return self.metrics.text()
+
     def stop(self) -> None:
         """Begin to end; from any thread, or a signal handler."""
         self._stop.set()
@@ -201,9 +207,6 @@ class GraphServing:
         next_touch = next_tokens = time.monotonic()
         while True:
             now = time.monotonic()
-            version = versions.current().info.version if versions.is_ready else 0
-            known = len(self._peers.servers())
-            self.metrics.stands(version=version, open_versions=len(versions.numbers()), ready=self.is_ready, servers=known)
             if presence is None and self.is_ready:
                 presence = self._announce(stack)
                 on_ready(self)
@@ -293,7 +296,7 @@ def _listen_http(host: str, port: int, serving: GraphServing) -> ThreadingHTTPSe
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
-                self._answer(200, serving.metrics.text(), CONTENT_TYPE)
+                self._answer(200, serving.scrape(), CONTENT_TYPE)
             elif path == "/health":
                 self._answer(200, b"alive\n")
             elif path == "/ready":

@@ -27,13 +27,13 @@ from fondaco.graph.executor import execute
 from fondaco.graph.frames import Array, Header, Kind
 from fondaco.graph.graph_metrics import GraphMetrics
 from fondaco.graph.handshake import Hello, Welcome
+from fondaco.graph.incoming import check_part, check_query
 from fondaco.graph.peer_map import PeerMap
 from fondaco.graph.queries import decode_query
 from fondaco.graph.remote_shards import RemoteShards, feature_memory
 from fondaco.graph.ring import AnswerMemory
 from fondaco.graph.server import Answered, ServerLimits
 from fondaco.graph.serving import ServedVersions
-from fondaco.graph.shard_checks import check_held
 from fondaco.graph.shards import EdgeFeature, NodeFeature, decode_shard_query
 from fondaco.graph.store_features import StoreFeatures
 
@@ -70,6 +70,11 @@ class GraphService:
         """Whether there is something to answer from."""
         return self._versions is not None and self._versions.is_ready
 
+    def standing(self) -> tuple[int, int]:
+        """The version that is answered from now (0: none), and how many are open."""
+        versions = self._versions
+        return (0, 0) if versions is None else (versions.current_number, len(versions.numbers()))
+
     @property
     def versions(self) -> ServedVersions:
         """
@@ -100,6 +105,8 @@ class GraphService:
         if hello.graph is not None and hello.graph != self.graph:
             raise GraphNotFoundError(hello.graph, [self.graph], "this server")
         versions = self.versions
+        if hello.server is not None and hello.role == PEER:
+            self.peers.meet(hello.server)
         unpin = versions.pin(hello.version) if hello.version is not None and hello.role != PEER else None
         return GraphSession(self, hello.version or 0, unpin, is_peer=hello.role == PEER)
 
@@ -150,6 +157,7 @@ class GraphSession:
         with _readable():
             query = decode_query(meta)
         with service.versions.lease(number) as version:
+            check_query(version.info.schema, query, arrays)
             shards = RemoteShards(version, service.peers, service.metrics.gathered)
             answer = execute(query, arrays, shards, deadline=deadline, allocate=memory, stores=service.stores)
             return Answered(version.info.version, _ENCODER.encode(answer.meta), answer.arrays)
@@ -162,7 +170,7 @@ class GraphSession:
             query = decode_shard_query(meta)
         deadline.check()
         with service.versions.lease(header.graph_version) as version:
-            check_held(version.opened, query, arrays)
+            check_part(version.opened, query, arrays)
             out = feature_memory(version.info.schema, query, arrays, memory)
             answer = version.answers.answer(query, arrays, out)
             if isinstance(query, (NodeFeature, EdgeFeature)):

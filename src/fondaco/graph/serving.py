@@ -86,6 +86,12 @@ class ServedVersions:
         """Whether there is a version to answer from."""
         return self._current is not None
 
+    @property
+    def current_number(self) -> int:
+        """The number of the version that requests are answered from; 0: there is none."""
+        current = self._current
+        return 0 if current is None else current.info.version
+
     def current(self) -> ServedVersion:
         """The version that requests without a number are answered from.
 
