@@ -3,6 +3,7 @@
 The graph is that of DeepGNN's own tests, nearly: nodes 9 and 7 of type 0, 0 and 5 of type 1; edges of types 0 and 1 with weights.
 """
 
+import json
 import pickle
 import random
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 
 import fondaco as fd
 from fondaco.core.errors import InputError, NodeIdError
+from fondaco.graph.convert_deepgnn import from_deepgnn
 from fondaco.graph.deepgnn import (
     Client,
     DeepGNNDataset,
@@ -101,7 +103,7 @@ def strict(directory):
 
 @pytest.fixture(scope="module")
 def star(directory):
-    client = Client(directory, graph="star")
+    client = Client(directory, graph="star", time_unit="us")
     yield client
     client.reset()
 
@@ -242,6 +244,41 @@ def test_the_newest_and_the_heaviest_come_first(star):
     assert star.neighbors(np.array([0, 5]), 0, timestamps=np.array([15, 15]), return_edge_created_ts=True)[4].tolist() == [0, 10]
     with pytest.raises(InputError, match='"lastn" needs timestamps'):
         star.sample_neighbors(np.array([0]), 0, 2, "lastn")
+
+
+def test_timestamps_count_the_unit_that_was_said(directory):
+    client = Client(directory, graph="star", time_unit="ms")
+    with pytest.raises(InputError, match='"s", "ms" or "us"'):
+        Client(directory, graph="star", time_unit="h")
+    ids, _, _, counts, times = client.neighbors(np.array([0, 0]), 0, timestamps=np.array([0, 2**62]), return_edge_created_ts=True)
+    assert counts.tolist() == [1, 12]  # the last edge is made at 110 microseconds
+    assert times.tolist() == [0] * 13
+    assert ids[0] == 1
+    client.reset()
+
+
+def test_a_converted_graph_answers_as_deepgnn_does(tmp_path):
+    """From DeepGNN's own JSON, by its numbers."""
+
+    def line(node, kind, feature, *edges):
+        links = [{"src_id": node, "dst_id": dst, "edge_type": of, "weight": weight, "created_at": at} for dst, of, weight, at in edges]
+        features = {} if feature is None else {"0": feature}
+        return json.dumps({"node_id": node, "node_type": kind, "node_weight": 1.0, "edge": links, "float_feature": features})
+
+    lines = [line(9, 0, [1.0, 2.0], (0, 0, 0.5, 10), (5, 1, 2.0, 20)), line(0, 1, [3.0, 4.0]), line(5, 1, None, (9, 1, 1.0, 30))]
+    (tmp_path / "graph.json").write_text("\n".join(lines))
+    tables = from_deepgnn(tmp_path / "graph.json", tmp_path / "tables")
+    with fd.open(tmp_path / "platform") as platform:
+        platform.build_graph("g", **tables, progress=False)
+    client = Client(tmp_path / "platform" / "graphs" / "g", [0])
+    nodes = np.array([9, 0, 5])
+    assert client.node_types(nodes).tolist() == [0, 1, 1]
+    found = client.neighbors(nodes, BOTH, return_edge_created_ts=True)
+    assert [array.tolist() for array in found] == [[0, 5, 9], [0.5, 2.0, 1.0], [0, 1, 1], [2, 0, 1], [10, 20, 30]]
+    assert client.neighbor_count(nodes, BOTH, timestamps=[15, 15, 30]).tolist() == [1, 0, 1]
+    assert client.node_features(nodes, np.array([[0, 2]]), np.float32).tolist() == [[1, 2], [3, 4], [0, 0]]
+    assert client.sample_neighbors(nodes, BOTH, 1, "lastn", timestamps=[19, 20, 29])[0].tolist() == [[0], [-1], [-1]]
+    client.reset()
 
 
 def test_nodes_and_edges_of_the_whole_graph(padding):

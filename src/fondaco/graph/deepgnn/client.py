@@ -21,6 +21,7 @@ from fondaco.graph.deepgnn.native import (
     MemoryGraph,
     NodeSampler,
     Timestamps,
+    TimeUnit,
     Types,
     as_longs,
     as_numbers,
@@ -242,9 +243,18 @@ class Client(_Client):
         graph: str | None = None,
         numbering: Numbering | None = None,
         on_unknown: face.OnUnknown = "error",
+        time_unit: TimeUnit = "s",
     ) -> None:
         self.graph = MemoryGraph(
-            path, partitions, storage_type, config_path, stream, graph=graph, numbering=numbering, on_unknown=on_unknown
+            path,
+            partitions,
+            storage_type,
+            config_path,
+            stream,
+            graph=graph,
+            numbering=numbering,
+            on_unknown=on_unknown,
+            time_unit=time_unit,
         )
 
 
@@ -262,9 +272,18 @@ class DistributedClient(_Client):
         graph: str | None = None,
         numbering: Numbering | None = None,
         on_unknown: face.OnUnknown = "error",
+        time_unit: TimeUnit = "s",
     ) -> None:
         self.graph = DistributedGraph(
-            servers, ssl_cert, num_threads, num_cq_per_thread, grpc_options, graph=graph, numbering=numbering, on_unknown=on_unknown
+            servers,
+            ssl_cert,
+            num_threads,
+            num_cq_per_thread,
+            grpc_options,
+            graph=graph,
+            numbering=numbering,
+            on_unknown=on_unknown,
+            time_unit=time_unit,
         )
 
 

@@ -54,8 +54,9 @@ class _Step(NamedTuple):
 class Engine:
     """One graph, asked as DeepGNN's engine is."""
 
-    def __init__(self, graph: Graph, numbering: Numbering, on_unknown: OnUnknown) -> None:
-        self.graph, self.numbering = graph, numbering
+    def __init__(self, graph: Graph, numbering: Numbering, on_unknown: OnUnknown, unit_us: int) -> None:
+        """`unit_us`: microseconds in one step of a timestamp."""
+        self.graph, self.numbering, self.unit_us = graph, numbering, unit_us
         self.strict = on_unknown == "error"
         self._padding = {NO_NODE}  # ids that answers may have been padded with
 
@@ -96,7 +97,7 @@ class Engine:
     def neighbor_counts(self, nodes: I64, types: Sequence[int], timestamps: I64 | None) -> npt.NDArray[np.uint64]:
         counts = np.zeros(len(nodes), np.uint64)
         for step in self._steps(nodes, types):
-            found = self.graph.neighbor_counts(nodes[step.rows], edge_type=step.edge.key, as_of=_of(timestamps, step.rows))
+            found = self.graph.neighbor_counts(nodes[step.rows], edge_type=step.edge.key, as_of=self._moments(timestamps, step.rows))
             counts[step.rows] += found.astype(np.uint64)
         return counts
 
@@ -105,9 +106,9 @@ class Engine:
         parts = []
         for rows, number, edge in self._steps(nodes, types):
             found = self.graph.neighbors(
-                nodes[rows], edge_type=edge.key, as_of=_of(timestamps, rows), weights=edge.weighted, times=edge.timed
+                nodes[rows], edge_type=edge.key, as_of=self._moments(timestamps, rows), weights=edge.weighted, times=edge.timed
             )
-            parts.append(_lists(rows, number, found))
+            parts.append(_lists(rows, number, found, self._times(found.times)))
         return joined(parts)
 
     def draw_weighted(self, nodes: I64, types: Sequence[int], count: int, fill: Fill, seed: int, at: I64 | None) -> Drawn:
@@ -133,7 +134,7 @@ class Engine:
         chance = np.random.Generator(np.random.Philox(seed))
         sizes = np.zeros((len(nodes), len(steps)), np.int64)
         for column, (rows, _, edge) in enumerate(steps):
-            sizes[rows, column] = self.graph.neighbor_counts(nodes[rows], edge_type=edge.key, as_of=_of(at, rows))
+            sizes[rows, column] = self.graph.neighbor_counts(nodes[rows], edge_type=edge.key, as_of=self._moments(at, rows))
         each = [self._drawn(nodes, [step], count, fill, seed, at, "uniform", replace=replace) for step in steps]
         if replace:
             ends = np.cumsum(sizes, axis=1)
@@ -186,7 +187,7 @@ class Engine:
             rows, _, edge = steps[0]
             if first_order:
                 found = self.graph.random_walk(
-                    nodes[rows], length, edge_type=edge.key, weighted=edge.weighted, as_of=_of(at, rows), seed=seed
+                    nodes[rows], length, edge_type=edge.key, weighted=edge.weighted, as_of=self._moments(at, rows), seed=seed
                 )
             else:
                 found = self.graph.node2vec(nodes[rows], length, p, q, edge_type=edge.key, weighted=edge.weighted, seed=seed)
@@ -307,6 +308,17 @@ class Engine:
 
     # -- parts ------------------------------------------------------------------------------------------------------------------------
 
+    def _moments(self, timestamps: I64 | None, rows: I64) -> I64 | None:
+        """Timestamps of some rows in microseconds, as the graph keeps time."""
+        if timestamps is None:
+            return None
+        limit = np.iinfo(np.int64).max // self.unit_us
+        return np.clip(timestamps[rows], -limit, limit) * self.unit_us
+
+    def _times(self, moments: I64 | None) -> I64 | None:
+        """Microseconds in the unit of timestamps."""
+        return None if moments is None else moments // self.unit_us
+
     def _split(self, counts: Sequence[int], sizes: Sequence[float], size: int, kind: str, seed: int, noun: str) -> I64:
         """Of which of several types each of `size` draws is; with replacement by `sizes`, without by `counts`."""
         if len(counts) == 1:
@@ -369,9 +381,9 @@ class Engine:
         for rows, number, edge in steps:
             found = self.graph.sample_neighbors(
                 nodes[rows], count, edge_type=edge.key, strategy=strategy if edge.weighted or strategy != "weighted" else "uniform",
-                replace=replace, seed=seed, as_of=_of(at, rows), weights=edge.weighted, times=edge.timed,
+                replace=replace, seed=seed, as_of=self._moments(at, rows), weights=edge.weighted, times=edge.timed,
             )  # fmt: skip
-            put(drawn, rows, found.counts, found.ids, found.weights, found.times, number, fill)
+            put(drawn, rows, found.counts, found.ids, found.weights, self._times(found.times), number, fill)
         return drawn
 
     def _firsts(self, nodes: I64, types: Sequence[int], count: int, at: I64 | None, how: Strategy, fill: Fill) -> Lists:
@@ -380,9 +392,9 @@ class Engine:
         parts = []
         for rows, number, edge in self._steps(nodes, types):
             found = self.graph.sample_neighbors(
-                nodes[rows], count, edge_type=edge.key, strategy=how, as_of=_of(at, rows), weights=edge.weighted, times=edge.timed
+                nodes[rows], count, edge_type=edge.key, strategy=how, as_of=self._moments(at, rows), weights=edge.weighted, times=edge.timed
             )
-            parts.append(_lists(rows, number, found))
+            parts.append(_lists(rows, number, found, self._times(found.times)))
         return joined(parts)
 
     def _walk_over_types(self, walks: I64, types: Sequence[int], p: float, q: float, seed: int, at: I64 | None) -> None:
@@ -391,7 +403,7 @@ class Engine:
         alive = np.arange(len(walks))
         before: Lists | None = None
         for step in range(1, walks.shape[1]):
-            lists = self.neighbors(walks[alive, step - 1], types, _of(at, alive))
+            lists = self.neighbors(walks[alive, step - 1], types, None if at is None else at[alive])
             weights = lists.weights.astype(np.float64)
             if before is not None:
                 parents = walks[alive, step - 2][lists.rows]
@@ -410,15 +422,11 @@ class Engine:
             alive = alive[going]
 
 
-def _lists(rows: I64, number: int, found: Neighbors) -> Lists:
+def _lists(rows: I64, number: int, found: Neighbors, times: I64 | None) -> Lists:
     size = len(found.ids)
     weights = np.ones(size, np.float32) if found.weights is None else found.weights
-    times = np.full(size, -1, np.int64) if found.times is None else found.times
-    return Lists(np.repeat(rows, found.counts), found.ids, weights, np.full(size, number, np.int32), times)
-
-
-def _of(timestamps: I64 | None, rows: I64) -> I64 | None:
-    return None if timestamps is None else timestamps[rows]
+    of_edges = np.full(size, -1, np.int64) if times is None else times
+    return Lists(np.repeat(rows, found.counts), found.ids, weights, np.full(size, number, np.int32), of_edges)
 
 
 def _apart(steps: Sequence[_Step]) -> bool:

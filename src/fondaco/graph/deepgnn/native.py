@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from fondaco.graph.graph import Graph, OnUnknown
 
 Types: TypeAlias = "int | Sequence[int] | npt.NDArray[np.integer[Any]]"
 Timestamps: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]] | None"
+TimeUnit = Literal["s", "ms", "us"]
+
+_UNITS_US: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class MemoryGraph:
     `meta_path`: the directory of a platform that holds one graph (or say which: `graph`), the graph's directory in it
     (DIR/graphs/NAME), or an open `Graph`. `partitions`, `storage_type`, `config_path`, `stream` are taken and passed over: all partitions
     are mapped. `numbering`: which number stands for which name. on_unknown: "error" (default) refuses unknown ids; "pad" fills, as DeepGNN.
+    time_unit: what timestamps count, as it was said to the converter.
     """
 
     def __init__(
@@ -56,17 +60,20 @@ class MemoryGraph:
         graph: str | None = None,
         numbering: Numbering | None = None,
         on_unknown: OnUnknown = "error",
+        time_unit: TimeUnit = "s",
     ) -> None:
         del partitions, storage_type, config_path, stream
-        self._open(open_graph(meta_path, graph), numbering, on_unknown)
+        self._open(open_graph(meta_path, graph), numbering, on_unknown, time_unit)
 
-    def _open(self, graph: Graph, numbering: Numbering | None, on_unknown: OnUnknown) -> None:
+    def _open(self, graph: Graph, numbering: Numbering | None, on_unknown: OnUnknown, time_unit: TimeUnit) -> None:
+        if time_unit not in _UNITS_US:
+            raise InputError(f'timestamps count "s", "ms" or "us", not {time_unit!r}')
         for node in graph.schema.nodes:
             if node.id != "long":
                 raise InputError(f"nodes of type {node.name!r} have string ids; DeepGNN's queries know whole numbers only")
         self.fondaco = graph
         numbers = Numbering.of(graph.schema) if numbering is None else checked(numbering, graph.schema)
-        self.engine = Engine(graph, numbers, on_unknown)
+        self.engine = Engine(graph, numbers, on_unknown, _UNITS_US[time_unit])
 
     @property
     def meta(self) -> Meta:
@@ -291,12 +298,13 @@ class DistributedGraph(MemoryGraph):
         graph: str | None = None,
         numbering: Numbering | None = None,
         on_unknown: OnUnknown = "error",
+        time_unit: TimeUnit = "s",
     ) -> None:
         del ssl_cert, num_threads, num_cq_per_thread, grpc_options
         from fondaco.graph.endpoints import connect
 
         addresses = [servers] if isinstance(servers, str) else list(servers)
-        self._open(connect(addresses, graph=graph), numbering, on_unknown)
+        self._open(connect(addresses, graph=graph), numbering, on_unknown, time_unit)
 
 
 class _Sampler:
