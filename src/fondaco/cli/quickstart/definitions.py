@@ -137,7 +137,7 @@ def define_features(data: Flights, embeddings: Mapping[str, pa.Table]) -> Defini
     return Definitions(
         ft.FeatureSet(SET_NAME, [view for members in groups.values() for view in members]),
         ft.FeatureSet(LIVE_NAME, [PlaneHistory, RouteDelays]),
-        {group: _columns(ft.FeatureSet(group, members)) for group, members in groups.items()},
+        {group: _columns(ft.FeatureSet("group", members)) for group, members in groups.items()},
     )
 
 
