@@ -14,7 +14,7 @@ import pytest
 
 import fondaco as fd
 from fondaco.core.errors import InputError
-from fondaco.store import tails
+from fondaco.store import freshness, realtime, tails
 from fondaco.store.freshness import Freshness
 from fondaco.store.realtime import BEHIND_MAX
 from waiting import wait_for
@@ -224,7 +224,9 @@ def test_an_incremental_push_that_broke_off_makes_the_same_writes_again(platform
         assert values.tolist() == [11, 20, 30], "the stamps are those of the first attempt, so what was written since stays"
 
 
-def test_an_incremental_push_goes_no_faster_than_its_patches_can_be_read(platform: fd.Platform) -> None:
+def test_an_incremental_push_goes_no_faster_than_its_patches_can_be_read(platform: fd.Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness, "ALIVE_MS", 100_000)  # a tailer that gets no CPU for long would be taken for one that is gone,
+    monkeypatch.setattr(realtime, "FOLLOW_S_MAX", 100.0)  # or be waited for no longer
     store = platform.create_store("s", key="long", value=pa.schema([("v", pa.int64()), ("w", pa.int64())]), partitions=2)
     with store.reader() as reader, store.writer() as writer:
         reader.get(0, min_position=writer.put(0, {"v": 0, "w": 0}))
