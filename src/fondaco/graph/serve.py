@@ -204,11 +204,12 @@ class GraphServing:
 
     def _keep_going(self, versions: ServedVersions, on_ready: Callable[[GraphServing], None], stack: contextlib.ExitStack) -> None:
         presence: Path | None = None
+        announced = False
         next_touch = next_tokens = time.monotonic()
         while True:
             now = time.monotonic()
-            if presence is None and self.is_ready:
-                presence = self._announce(stack)
+            if not announced and self.is_ready:
+                presence, announced = self._announce(stack), True
                 on_ready(self)
             if now >= next_tokens:
                 next_tokens = now + TOKENS_S
@@ -216,19 +217,21 @@ class GraphServing:
             if presence is not None and now >= next_touch:
                 next_touch = now + TOUCH_S
                 presence = self._touch(presence, stack)
-            if self._stop.wait(LOOK_S if presence is None else TOKENS_S):
+            if self._stop.wait(TOKENS_S if announced else LOOK_S):
                 return
 
-    def _announce(self, stack: contextlib.ExitStack) -> Path:
-        path = self._directory / "run"
-        if os.access(self._directory, os.W_OK):
-            path = announce(self._directory, self.options.graph, self.info, self._server_id, self._secret)
-            stack.callback(path.unlink, missing_ok=True)
+    def _announce(self, stack: contextlib.ExitStack) -> Path | None:
+        """Say that it is ready; the file in the run directory, or None where nothing can be written."""
         if self.options.ready_file is not None:
             write_atomically(self.options.ready_file, f"{self.info.address}\n".encode())
+        if not os.access(self._directory, os.W_OK):
+            _LOGGER.warning("%s cannot be written: other servers find this one only by --peers %s", self._directory, self.info.address)
+            return None
+        path = announce(self._directory, self.options.graph, self.info, self._server_id, self._secret)
+        stack.callback(path.unlink, missing_ok=True)
         return path
 
-    def _touch(self, presence: Path, stack: contextlib.ExitStack) -> Path:
+    def _touch(self, presence: Path, stack: contextlib.ExitStack) -> Path | None:
         try:
             os.utime(presence)
         except FileNotFoundError:  # somebody tidied up the run directory
