@@ -305,7 +305,7 @@ class Platform:
             GraphBuildError: a row that cannot be taken: table, row, column and why. InputError, SchemaError: tables that cannot be read.
             BuildInProgressError: another process builds. DiskFullError, ReadOnlyError. The current version stays what it was.
         """
-        from fondaco.graph.build import build_graph_version
+        from fondaco.graph.build.version import build_graph_version
         from fondaco.graph.building import run_build
 
         if self.read_only:

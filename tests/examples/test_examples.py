@@ -11,9 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_geometric")
 
-from examples import facebook_sage, larger_than_trainer, planetoid  # noqa: E402
 from examples._data import VARIABLE, GraphTables, read_facebook_pages, read_planetoid  # noqa: E402
 from examples._service import Service, serving  # noqa: E402
+
+from examples import facebook_sage, larger_than_trainer, planetoid  # noqa: E402
 
 DATA = Path(os.environ.get(VARIABLE, Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "planetoid").is_dir(), reason=f"no graphs in {DATA}: name their folder by {VARIABLE}")

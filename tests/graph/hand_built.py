@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from fondaco.graph.build import BuiltGraph
+from fondaco.graph.build.version import BuiltGraph
 from fondaco.graph.layout import edges_file, feature_file, nodes_file
 from fondaco.graph.manifest import FileEntry
 from fondaco.graph.schema import EdgeType, Feature, GraphSchema, NodeType

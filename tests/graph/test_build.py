@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fondaco.core.errors import ColumnNotFoundError, GraphBuildError, InputError, NaiveTimestampError
-from fondaco.graph.build import MEMORY_BYTES, MEMORY_BYTES_MIN, BuiltGraph, build_graph_version
+from fondaco.graph.build.version import MEMORY_BYTES, MEMORY_BYTES_MIN, BuiltGraph, build_graph_version
 from fondaco.graph.inputs import Edges, Nodes, StoreFeature
 from fondaco.graph.layout import edges_file, feature_file, nodes_file
 from fondaco.graph.schema import Feature
@@ -441,7 +441,7 @@ def test_the_files_do_not_depend_on_order_batches_or_memory(
     shuffled = {name: _shuffled(table, rng) for name, table in tables.items()}
     parts = {name: _batches(table, int(rng.integers(1, 9))) for name, table in shuffled.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fondaco.graph.build.MEMORY_BYTES_MIN", 1)
+        patch.setattr("fondaco.graph.build.version.MEMORY_BYTES_MIN", 1)
         other = build_in(root / "b", **_options(parts, implied=implied), **common, memory=int(rng.integers(16, 4000)))
     assert files_of(one) == files_of(other)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fondaco.graph import _build_kernels as kernels
-from fondaco.graph.columns import Column, I32Array, Ragged, Rows, join, plain, ragged, sort_order, take
-from fondaco.graph.runs import RowSorter, RowSpool
+from fondaco.graph.build import _kernels as kernels
+from fondaco.graph.build.columns import Column, I32Array, Ragged, Rows, join, plain, ragged, sort_order, take
+from fondaco.graph.build.runs import RowSorter, RowSpool
 
 
 @settings(max_examples=60, deadline=None)

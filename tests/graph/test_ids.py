@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fondaco.graph import _id_kernels as kernels
-from fondaco.graph.columns import Ragged
+from fondaco.graph.build.columns import Ragged
 from fondaco.graph.ids import hash_ids, partition_bounds
 
 

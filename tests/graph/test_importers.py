@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fondaco.core.errors import GraphBuildError, InputError
-from fondaco.graph.convert_deepgnn import EdgeListFormat, from_deepgnn
-from fondaco.graph.importers import from_networkx, from_pyg
+from fondaco.graph.build.convert_deepgnn import EdgeListFormat, from_deepgnn
+from fondaco.graph.build.importers import from_networkx, from_pyg
 from fondaco.graph.sections import open_sections
 from graph.test_build import Built, build_in
 
@@ -215,7 +215,7 @@ def test_removed_at_and_folders_that_are_full_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_long_edge_list_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fondaco.graph.convert_deepgnn.LINES_PER_BATCH", 100)
+    monkeypatch.setattr("fondaco.graph.build.convert_deepgnn.LINES_PER_BATCH", 100)
     rng = np.random.default_rng(2)
     edges = sorted({(int(a), int(b)) for a, b in rng.integers(0, 300, (900, 2))})
     lines = [f"{i},-1,{i % 2},1,float32,1,{i}" if i % 3 else f"{i},-1,{i % 2},1" for i in range(300)]

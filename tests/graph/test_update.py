@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fondaco.core.errors import EdgeTypeNotFoundError, GraphBuildError, InputError, NodeTypeNotFoundError
-from fondaco.graph.build import UpdateBase
+from fondaco.graph.build.update import update_graph_version
+from fondaco.graph.build.version import UpdateBase
 from fondaco.graph.inputs import Edges
-from fondaco.graph.update import update_graph_version
 from graph.test_build import KNOWS, Built, build_in, files_of
 
 LIKES = ("person", "likes", "tag")

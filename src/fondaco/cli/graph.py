@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -38,7 +38,7 @@ def build(
     nodes: tuple[str, ...],
     edges: tuple[str, ...],
     partitions: int,
-    directions: str,
+    directions: Literal["out", "in", "both"],
     undirected: bool,
     memory: str,
     keep: int | None,
@@ -63,7 +63,7 @@ def build(
             undirected=undirected,
             memory=memory,
             swap=not no_swap,
-            **({} if keep is None else {"keep": keep}),
+            keep=keep,
         )
     if as_json:
         print_json(report)

@@ -68,7 +68,8 @@ def parse_bytes(text: str | int) -> int:
         if match is None:
             raise InputError(f'{text!r} is not a size; write for example "64MB", "512MiB" or "1.5GB"')
         prefix, binary = match[2].upper(), bool(match[3])
-        return round(float(match[1]) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
+        power = " KMGT".index(prefix or " ")
+        return round(float(match[1]) * float((1024 if binary else 1000) ** power))
     if isinstance(text, bool) or not isinstance(text, int) or text < 0:
         raise InputError(f"a size is a whole number of bytes, or a text as '512MiB', not {text!r}")
     return text

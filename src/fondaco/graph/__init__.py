@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fondaco.graph import deepgnn, pyg, torch
     from fondaco.graph.answers import BytesColumn, EdgeSample, HeteroSubgraph, Neighbors, Ranked, SparseColumn, Subgraph
-    from fondaco.graph.convert_deepgnn import EdgeListFormat, from_deepgnn
+    from fondaco.graph.build.convert_deepgnn import EdgeListFormat, from_deepgnn
+    from fondaco.graph.build.importers import GraphTables, from_networkx, from_pyg
     from fondaco.graph.endpoints import connect
     from fondaco.graph.graph import Graph
     from fondaco.graph.handle import GraphHandle
-    from fondaco.graph.importers import GraphTables, from_networkx, from_pyg
     from fondaco.graph.inputs import Edges, Nodes, StoreFeature
     from fondaco.graph.report import BuildReport
     from fondaco.graph.schema import Adjacency, EdgeType, Feature, GraphSchema, NodeType
@@ -58,7 +58,7 @@ _HOMES = {
     "Adjacency": "schema",
     "BuildReport": "report",
     "BytesColumn": "answers",
-    "EdgeListFormat": "convert_deepgnn",
+    "EdgeListFormat": "build.convert_deepgnn",
     "EdgeSample": "answers",
     "EdgeType": "schema",
     "Edges": "inputs",
@@ -66,7 +66,7 @@ _HOMES = {
     "Graph": "graph",
     "GraphHandle": "handle",
     "GraphSchema": "schema",
-    "GraphTables": "importers",
+    "GraphTables": "build.importers",
     "GraphVersionInfo": "versions",
     "GraphVersions": "versions",
     "HeteroSubgraph": "answers",
@@ -78,9 +78,9 @@ _HOMES = {
     "StoreFeature": "inputs",
     "Subgraph": "answers",
     "connect": "endpoints",
-    "from_deepgnn": "convert_deepgnn",
-    "from_networkx": "importers",
-    "from_pyg": "importers",
+    "from_deepgnn": "build.convert_deepgnn",
+    "from_networkx": "build.importers",
+    "from_pyg": "build.importers",
 }
 _MODULES = frozenset({"deepgnn", "pyg", "torch"})
 

@@ -35,7 +35,7 @@ from fondaco.graph.schema import check_schema
 from fondaco.store.swap import remove_files, retire_surplus, sync_cell
 
 if TYPE_CHECKING:
-    from fondaco.graph.build import BuiltGraph
+    from fondaco.graph.build.version import BuiltGraph
 
 LOCK_PATIENCE_S: Final = 5.0  # a lock that no build holds is held by a recovery, which is short
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.graph import _id_kernels as kernels
-from fondaco.graph.columns import Column, I32Array, I64Array, Ragged, plain
+from fondaco.graph.build.columns import Column, I32Array, I64Array, Ragged, plain
 from fondaco.graph.layout import nodes_file
 from fondaco.graph.schema import IdKind
 from fondaco.graph.sections import Sections, address_of, open_sections

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fondaco.catalog import GraphVersionRow, VersionState
 from fondaco.core.clock import from_us
@@ -25,7 +25,7 @@ from fondaco.graph.report import BuildReport
 from fondaco.store import swap as _swap
 
 if TYPE_CHECKING:
-    from fondaco.graph.build import BuiltGraph
+    from fondaco.graph.build.version import BuiltGraph
     from fondaco.graph.schema import EdgeKey, GraphSchema
 
 
@@ -146,8 +146,8 @@ class GraphVersions:
             GraphBuildError: a row that cannot be taken, or that removes what is not there. NoCurrentVersionError, BuildInProgressError.
             StateError: another version became current meanwhile. DiskFullError, ReadOnlyError.
         """
-        from fondaco.graph.build import MEMORY_BYTES, UpdateBase
-        from fondaco.graph.update import update_graph_version
+        from fondaco.graph.build.update import update_graph_version
+        from fondaco.graph.build.version import MEMORY_BYTES, UpdateBase
 
         number = self.current
         if number is None:
@@ -182,7 +182,7 @@ class GraphVersions:
 
             return run_build(self._context.looked_up_again(), fill, swap=swap)
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         """Name, versions, and the current version's schema and counts, as JSON-like values."""
         import msgspec
 

@@ -14,7 +14,7 @@ import pytest
 
 import fondaco as fd
 from fondaco.core.errors import InputError, NodeIdError
-from fondaco.graph.convert_deepgnn import from_deepgnn
+from fondaco.graph.build.convert_deepgnn import from_deepgnn
 from fondaco.graph.deepgnn import (
     Client,
     DeepGNNDataset,

@@ -24,10 +24,10 @@ import pyarrow as pa
 from pyarrow import compute
 
 from fondaco.core.errors import ColumnNotFoundError, GraphBuildError, InputError, NaiveTimestampError
-from fondaco.graph import _build_kernels as kernels
-from fondaco.graph.arrow_columns import Problems, as_array, first_null, numbers_of, ragged_bytes
-from fondaco.graph.columns import Column
-from fondaco.graph.feature_columns import DIMENSION, FeatureReader
+from fondaco.graph.build import _kernels as kernels
+from fondaco.graph.build.arrow_columns import Problems, as_array, first_null, numbers_of, ragged_bytes
+from fondaco.graph.build.columns import Column
+from fondaco.graph.build.feature_columns import DIMENSION, FeatureReader
 from fondaco.graph.inputs import Edges, Features, FeatureSource, Nodes, StoreFeature
 from fondaco.graph.schema import IdKind
 from fondaco.store.inputs import Input, open_input

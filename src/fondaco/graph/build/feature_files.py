@@ -8,8 +8,8 @@ from types import TracebackType
 
 import numpy as np
 
-from fondaco.graph.columns import Rows, plain, ragged
-from fondaco.graph.file_parts import FileParts
+from fondaco.graph.build.columns import Rows, plain, ragged
+from fondaco.graph.build.file_parts import FileParts
 from fondaco.graph.layout import feature_file
 from fondaco.graph.manifest import FileEntry
 from fondaco.graph.schema import Feature

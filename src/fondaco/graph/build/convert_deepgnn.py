@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from fondaco.core.errors import GraphBuildError, InputError
 from fondaco.core.files import os_errors
-from fondaco.graph.importers import GraphTables
+from fondaco.graph.build.importers import GraphTables
 from fondaco.graph.inputs import Edges, Nodes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from fondaco.core.errors import GraphBuildError
-from fondaco.graph.columns import Array, Ragged
+from fondaco.graph.build.columns import Array, Ragged
 
 
 class Problems:

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from fondaco.core.errors import ColumnNotFoundError, GraphBuildError, InputError
-from fondaco.graph.arrow_columns import Problems, as_array, first_null, numbers_of, ragged_bytes
-from fondaco.graph.columns import Array, Column, Ragged
+from fondaco.graph.build.arrow_columns import Problems, as_array, first_null, numbers_of, ragged_bytes
+from fondaco.graph.build.columns import Array, Column, Ragged
 from fondaco.graph.schema import Feature, FeatureKind
 
 DIMENSION = b"fondaco.dimension"  # metadata of a field: the dimension of a sparse column

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fondaco.core.files import os_errors
-from fondaco.graph.columns import Array, Column, I32Array, Ragged, Rows, join, row_count, size, take
+from fondaco.graph.build.columns import Array, Column, I32Array, Ragged, Rows, join, row_count, size, take
 
 SAMPLES_PER_RUN = 512
 

@@ -28,18 +28,18 @@ import numpy as np
 
 from fondaco.core.errors import GraphBuildError, InputError, near_name
 from fondaco.core.units import parse_bytes
-from fondaco.graph import _build_kernels as build_kernels
+from fondaco.graph.build import _kernels as build_kernels
 from fondaco.graph import _id_kernels as id_kernels
-from fondaco.graph.arrow_columns import Problems
-from fondaco.graph.columns import Column, I32Array, Ragged, Rows, take
-from fondaco.graph.edge_files import EdgeShape, EdgeSorter
+from fondaco.graph.build.arrow_columns import Problems
+from fondaco.graph.build.columns import Column, I32Array, Ragged, Rows, take
+from fondaco.graph.build.edge_files import EdgeShape, EdgeSorter
 from fondaco.graph.ids import NodeIndex, hash_ids, show_id
 from fondaco.graph.inputs import Edges, Nodes, StoreFeature
 from fondaco.graph.manifest import FileEntry
-from fondaco.graph.node_files import NodeShape, NodeSorter
-from fondaco.graph.runs import RowSpool
+from fondaco.graph.build.node_files import NodeShape, NodeSorter
+from fondaco.graph.build.runs import RowSpool
 from fondaco.graph.schema import DIRECTIONS, Direction, EdgeKey, EdgeType, Feature, GraphSchema, IdKind, NodeType, check_schema
-from fondaco.graph.tables import Chunk, Ids, TableReader
+from fondaco.graph.build.tables import Chunk, Ids, TableReader
 from fondaco.store.builder import Steps
 
 MEMORY_BYTES = 1 << 30

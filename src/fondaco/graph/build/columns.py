@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.graph import _build_kernels as kernels
+from fondaco.graph.build import _kernels as kernels
 
 Array: TypeAlias = npt.NDArray[Any]
 I32Array: TypeAlias = npt.NDArray[np.int32]

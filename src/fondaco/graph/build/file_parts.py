@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.files import os_errors
-from fondaco.graph.columns import Array, Ragged
+from fondaco.graph.build.columns import Array, Ragged
 from fondaco.graph.manifest import FileEntry
 from fondaco.graph.sections import SectionWriter
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fondaco.graph.columns import Column, I32Array, I64Array, Ragged, plain, take, take_rows
+from fondaco.graph.build.columns import Column, I32Array, I64Array, Ragged, plain, take, take_rows
 from fondaco.graph.layout import edges_file, feature_file, nodes_file
 from fondaco.graph.schema import Adjacency, EdgeType, Feature, GraphSchema, NodeType
 from fondaco.graph.sections import Sections, open_sections
