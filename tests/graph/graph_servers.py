@@ -84,7 +84,10 @@ class GraphServerProcess:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def pause(self) -> None:
+        """Stop it where it stands, all its threads."""
         self.process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        until(lambda: all(_state(task) in "Tt" for task in tasks.iterdir()), "every thread stands still")
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -104,6 +107,10 @@ class GraphServerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
         return self.process.returncode
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
 
 
 class GraphCluster:
