@@ -210,6 +210,8 @@ class GraphServing:
             now = time.monotonic()
             if not announced and self.is_ready:
                 presence, announced = self._announce(stack), True
+                if self.options.ready_file is not None:
+                    write_atomically(self.options.ready_file, f"{self.info.address}\n".encode())
                 on_ready(self)
             if now >= next_tokens:
                 next_tokens = now + TOKENS_S
@@ -221,9 +223,7 @@ class GraphServing:
                 return
 
     def _announce(self, stack: contextlib.ExitStack) -> Path | None:
-        """Say that it is ready; the file in the run directory, or None where nothing can be written."""
-        if self.options.ready_file is not None:
-            write_atomically(self.options.ready_file, f"{self.info.address}\n".encode())
+        """Stand in the run directory; the file there, or None where nothing can be written."""
         if not os.access(self._directory, os.W_OK):
             _LOGGER.warning("%s cannot be written: other servers find this one only by --peers %s", self._directory, self.info.address)
             return None
