@@ -2,8 +2,8 @@
 
 `--data DIR` or the environment variable FONDACO_EXAMPLES_DATA names the folder that holds `planetoid/` and `facebook_pages/`; the
 product ships neither. Planetoid: Yang, Cohen, Salakhutdinov 2016 (github.com/kimiyoung/planetoid). Facebook pages: Rozemberczki, Allen,
-Sarkar 2019 (github.com/benedekrozemberczki/MUSAE). The Planetoid files are pickles, and a pickle runs what it says: take them only
-from there.
+Sarkar 2019 (github.com/benedekrozemberczki/MUSAE). The Planetoid files are pickles of arrays and sparse matrices; a pickle can say to run
+anything, so only those few classes are let through.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,39 @@ def vectors(matrix: npt.NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
 
 
+class _Csr:
+    """What a pickled scipy.sparse.csr_matrix carries; scipy itself is not needed to read it."""
+
+    data: npt.NDArray[Any]
+    indices: npt.NDArray[Any]
+    indptr: npt.NDArray[Any]
+    _shape: tuple[int, int]
+
+    def toarray(self) -> npt.NDArray[np.float32]:
+        """The matrix with its zeros."""
+        whole = np.zeros(self._shape, np.float32)
+        whole[np.repeat(np.arange(self._shape[0]), np.diff(self.indptr)), self.indices] = self.data
+        return whole
+
+
+_ALLOWED: Final[dict[tuple[str, str], Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("scipy.sparse.csr", "csr_matrix"): _Csr,
+    ("collections", "defaultdict"): defaultdict,
+    ("__builtin__", "list"): list,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what the Planetoid files are made of."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a Planetoid file; take the files from their source")
+        return _ALLOWED[module, name]
+
+
 def read_planetoid(folder: Path, name: str) -> GraphTables:
     """Cora or Citeseer with the public split: 20 nodes a class train, 500 validate, 1,000 test.
 
@@ -60,14 +94,15 @@ def read_planetoid(folder: Path, name: str) -> GraphTables:
     parts: dict[str, Any] = {}
     for part in ("x", "y", "tx", "ty", "allx", "ally", "graph"):
         with open(folder / "planetoid" / f"ind.{name}.{part}", "rb") as file:
-            parts[part] = pickle.load(file, encoding="latin1")
+            found = _Unpickler(file, encoding="latin1").load()
+        parts[part] = found.toarray() if isinstance(found, _Csr) else found
     test = np.loadtxt(folder / "planetoid" / f"ind.{name}.test.index", dtype=np.int64)
     count = int(test.max()) + 1
     known = parts["allx"].shape[0]
     words, classes = np.zeros((count, parts["allx"].shape[1]), np.float32), parts["ally"].shape[1]
     labels = np.zeros((count, classes), np.int64)
-    words[:known], labels[:known] = parts["allx"].toarray(), parts["ally"]
-    words[test], labels[test] = parts["tx"].toarray(), parts["ty"]
+    words[:known], labels[:known] = parts["allx"], parts["ally"]
+    words[test], labels[test] = parts["tx"], parts["ty"]
     words /= np.maximum(words.sum(1, keepdims=True), 1)
     part = np.full(count, REST, np.int8)
     train = parts["x"].shape[0]
@@ -80,9 +115,9 @@ def read_planetoid(folder: Path, name: str) -> GraphTables:
 
 
 def read_facebook_pages(folder: Path, *, seed: int = 0, dim: int = 128) -> GraphTables:
-    """22,470 pages and the likes between them; `x`: the words of a page's description, hashed into `dim` signed counts of length 1.
+    """22,470 pages and the likes between them; `x`: the words of a page's description, projected at random to `dim` numbers of length 1.
 
-    60 % of the pages train, 20 % validate, 20 % test, drawn with `seed`.
+    The projection is Gaussian, with a seed of its own. 60 % of the pages train, 20 % validate, 20 % test, drawn with `seed`.
     """
     targets = pyarrow.csv.read_csv(folder / "facebook_pages" / "targets.csv")
     ids = targets["id"].to_numpy()
