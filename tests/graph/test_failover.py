@@ -25,6 +25,8 @@ from fondaco.graph.presence import presence_directory, servers_present
 from fondaco.testing.graph import same
 from graph.graph_servers import GraphCluster, GraphServerProcess, until
 
+pytestmark = pytest.mark.xdist_group("graph-failover")  # one set of servers
+
 NODES, EDGES, WIDTH = 3000, 30_000, 32
 KILLED = 5
 IDS = np.arange(NODES) * 3 - 1000

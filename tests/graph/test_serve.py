@@ -57,6 +57,8 @@ from fondaco.graph.ring import Budget
 from fondaco.testing.graph import same
 from graph.graph_servers import GraphCluster, GraphServerProcess, until
 
+pytestmark = pytest.mark.xdist_group("graph-serve")  # one set of servers
+
 NODES = 200
 
 

@@ -74,13 +74,16 @@ class ServedContract(GraphContract):
             yield served.open
 
 
+@pytest.mark.xdist_group("TestOneServer")
 class TestOneServer(ServedContract):
     """Answers in shared memory."""
 
 
+@pytest.mark.xdist_group("TestOneServerOverTcp")
 class TestOneServerOverTcp(ServedContract):
     options: ClassVar[dict[str, Any]] = {"unix": False, "shared_memory": False}
 
 
+@pytest.mark.xdist_group("TestFourShardsOfTwoReplicas")
 class TestFourShardsOfTwoReplicas(ServedContract):
     shards, replicas = 4, 2
