@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fondaco.core.errors import EdgeTypeNotFoundError, InputError, KeyTypeError
 from fondaco.graph import _arguments as arguments
 from fondaco.graph.answers import BytesColumn, SparseColumn, id_array, pad_ragged
+from fondaco.graph.deadlines import Deadline
 from fondaco.graph.queries import StringIds
 from fondaco.graph.schema import EdgeType, Feature, GraphSchema, NodeType
 
@@ -70,10 +71,10 @@ def test_ids_of_the_wrong_kind_are_named(ids: Any, kind: NodeType, message: str)
 
 
 def test_ids_come_one_after_the_other() -> None:
-    with pytest.raises(InputError, match=r"seeds has shape \(\); give one id after the other"):
+    with pytest.raises(InputError, match=r"seeds is 7; give a list of ids"):
         arguments.pack_ids(7, LONG, "seeds")
     for single in ("x", b"x"):
-        with pytest.raises(InputError, match=r"single string.*give a list"):
+        with pytest.raises(InputError, match="give a list of ids"):
             arguments.pack_ids(single, TEXT, "seeds")
 
 
@@ -118,11 +119,35 @@ def test_moments_are_taken_in_every_form(moment: Any) -> None:
         ([US, US], r"shape \(2,\) for 3 seeds"),
         (np.array(["NaT", "2026-01-01", "2026-01-01"], "datetime64[us]"), "no time at position 0"),
         ([MOMENT, None, MOMENT], "None"),
+        (pd.NaT, "leave as_of out"),
+        (pd.Series(pd.to_datetime(["2026-05-01"] * 3)), "no time zone"),
+        (pa.array([MOMENT.replace(tzinfo=None)] * 3, pa.timestamp("us")), "no time zone"),
+        (np.array([US * 1000] * 3), "outside the years 1 to 9999"),
+        (np.array([(1 << 63) + 5] * 3, np.uint64), "outside the years 1 to 9999"),
+        (np.array(["9999999-01-01"] * 3, "datetime64[D]"), "outside the years 1 to 9999 at position 0"),
     ],
 )
 def test_moments_that_are_none_are_refused(moment: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         arguments.pack_as_of(moment, 3)
+
+
+def test_moments_of_no_seeds_are_none() -> None:
+    assert arguments.pack_as_of([], 0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"), [(3, LONG), ({3}, LONG), (iter([3]), LONG), (None, LONG), ("x", TEXT), ({"x"}, TEXT), (None, TEXT)]
+)
+def test_ids_without_an_order_or_without_a_list_are_refused(ids: Any, kind: NodeType) -> None:
+    with pytest.raises(InputError, match=r"^seeds is .*; give a list"):
+        arguments.pack_ids(ids, kind, "seeds")
+
+
+@pytest.mark.parametrize("seconds", ["5", float("nan"), True, [1]])
+def test_a_timeout_is_a_number_of_seconds(seconds: Any) -> None:
+    with pytest.raises(InputError, match="timeout_s is a number of seconds"):
+        Deadline(seconds)
 
 
 def test_seeds_are_any_whole_number() -> None:
@@ -165,7 +190,7 @@ def test_features_are_of_every_type_that_has_them_or_of_one() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "x", None])
 def test_numbers_are_finite_and_within_bounds(value: Any) -> None:
-    with pytest.raises(InputError, match="p is a number above 0"):
+    with pytest.raises(InputError, match="p is a finite number above 0"):
         arguments.number(value, "p", 0.0, open_at_least=True)
 
 

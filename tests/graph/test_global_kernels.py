@@ -172,7 +172,9 @@ def test_proposals_and_draws_outside_a_list_are_those_of_the_plain_reference(
 
     inside = sorted({member for member in members if member < total})
     outside = [node for node in range(total) if node not in inside]
-    found = kernels.draw_outside(np.uint64(key), columns, total, stored, 4, np.array(inside, np.int32))
+    outs = np.empty(2, np.int32)
+    kernels.draw_outside(np.uint64(key), columns, total, stored, np.array([7, 4]), np.array(inside, np.int32), outs)
+    found = int(outs[1])
     x = reference.mix(streams[1], kernels.TRIES)
     if by_degree:
         outside = [node for node in outside if masses[node] > 0]
@@ -194,5 +196,6 @@ def test_draws_outside_a_list_have_the_exact_probabilities() -> None:
     for stored, masses in ((sums, degrees**0.75), (np.empty(0), np.ones(9))):
         shares = {node: 0.0 if node in members else float(mass) for node, mass in enumerate(masses)}
         whole = sum(shares.values())
-        drawn = Counter(kernels.draw_outside(np.uint64(5), 1, 9, stored, entry, members) for entry in range(trials))
-        assert fits(Counter({int(k): v for k, v in drawn.items()}), {node: share / whole for node, share in shares.items()}, trials)
+        drawn = np.empty(trials, np.int32)
+        kernels.draw_outside(np.uint64(5), 1, 9, stored, np.arange(trials), members, drawn)
+        assert fits(Counter(drawn.tolist()), {node: share / whole for node, share in shares.items()}, trials)

@@ -105,6 +105,8 @@ def test_by_weight_nodes_and_edges_come_in_proportion_to_it(whole: LocalShards) 
     [
         (SampleNodes(node_type="person", count=301), "cannot draw 301 different nodes of type 'person': there are 300"),
         (SampleNodes(node_type="person", count=-1), "cannot draw -1"),
+        (SampleNodes(node_type="person", count=(1 << 31) - 1, replace=True), "2147483647 is more than the limit"),
+        (SampleEdges(edge_type="person/knows/person", count=(1 << 31) - 1, replace=True), "2147483647 is more than the limit"),
         (SampleNodes(node_type="page", count=1, weighted=True), "have no weights"),
         (SampleNodes(node_type="person", count=299, weighted=True), "266 have one above 0"),
         (SampleEdges(edge_type="person/knows/person", count=1, weighted=True), "have no weights"),

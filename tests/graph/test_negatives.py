@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2
 
-from fondaco.core.errors import InputError, PartitionNotHeldError
+from fondaco.core.errors import InputError, LimitError, PartitionNotHeldError
 from fondaco.graph import negatives
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.execution import Execution
@@ -142,6 +142,12 @@ def test_what_cannot_be_asked_is_refused(graph: Divided, whole: Execution) -> No
     divided = graph.shards(2)
     with pytest.raises(PartitionNotHeldError):
         divided.ask([ShardRequest(0, InDegrees(edge_type="knows", direction="out"), {"partitions": np.array([7])})], Deadline())
+
+
+def test_more_than_memory_should_hold_is_refused_before_any_is_drawn(whole: Execution) -> None:
+    many = Negatives(edge_type="person/knows/person", count=negatives.COUNT_MAX)
+    with pytest.raises(LimitError, match=f"{100 << 20} is more than the limit"):
+        negatives.draw_negatives(whole, many, np.zeros(100, np.int32))
 
 
 def test_degrees_are_counted_once_for_a_version_whoever_asks(graph: Divided) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import InputError, LimitError
 from fondaco.graph import walks
 from fondaco.graph.deadlines import Deadline
 from fondaco.graph.embedded import EmbeddedGraph
@@ -196,6 +196,11 @@ def test_a_walk_that_cannot_be_is_refused(whole: Execution, change: dict[str, ob
     plan = WalkOn(**{"steps": (KNOWS,), "direction": "out", "length": 3, **change})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=says):
         walks.walk(whole, plan, np.zeros(1, np.int32))
+
+
+def test_walks_of_more_nodes_than_memory_should_hold_are_refused(whole: Execution) -> None:
+    with pytest.raises(LimitError, match=f"nodes of all walks: {300 * (walks.LENGTH_MAX + 1)} is more than the limit"):
+        walks.walk(whole, WalkOn(steps=(KNOWS,), direction="out", length=walks.LENGTH_MAX), np.zeros(300, np.int32))
 
 
 def test_walkers_from_the_network_are_checked_before_a_kernel_sees_them(divided: Execution) -> None:

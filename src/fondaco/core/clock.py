@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, runtime_checkable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST_US: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
-_LATEST_US: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+EARLIEST_US: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+LATEST_US: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 @runtime_checkable
@@ -61,7 +61,7 @@ def to_us(moment: object) -> int:
         return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
     if isinstance(moment, (int, _WholeNumber)) and not isinstance(moment, bool):
         us = moment.__index__()
-        if not _EARLIEST_US <= us <= _LATEST_US:
+        if not EARLIEST_US <= us <= LATEST_US:
             raise ValueError(f"{us} microseconds since 1970 lie outside the years 1 to 9999")
         return us
     raise ValueError(

@@ -6,14 +6,14 @@ Errors name the value, where it stands and what would do. Pure functions; any th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.clock import to_us
+from fondaco.core.clock import EARLIEST_US, LATEST_US, to_us
 from fondaco.core.errors import InputError, KeyTypeError
 from fondaco.graph.queries import STRATEGIES, Ids, StringIds
 from fondaco.graph.schema import DIRECTIONS, EdgeType, GraphSchema, NodeType
@@ -31,7 +31,11 @@ def pack_ids(values: Any, node_type: NodeType, what: str) -> Ids:
 
 
 def _pack_longs(values: Any, node_type: NodeType, what: str) -> npt.NDArray[np.int64]:
+    if isinstance(values, (Set, Iterator)):
+        raise InputError(f"{what} is a {type(values).__name__}; give a list or an array, in the order that the answer should have")
     array = np.asarray(values)
+    if array.ndim == 0:
+        raise InputError(f"{what} is {values!r}; give a list of ids, as [{'...' if values is None else repr(values)}]")
     if array.ndim != 1:
         raise InputError(f"{what} has shape {array.shape}; give one id after the other: shape [n]")
     if array.dtype == np.int64:
@@ -50,9 +54,11 @@ def _pack_longs(values: Any, node_type: NodeType, what: str) -> npt.NDArray[np.i
 def _pack_strings(values: Any, node_type: NodeType, what: str) -> StringIds:
     if isinstance(values, StringIds):
         return values
-    listed = values.tolist() if hasattr(values, "tolist") else list(values) if not isinstance(values, (str, bytes)) else None
-    if listed is None:
-        raise InputError(f"{what} is a single string, {values!r}; give a list of ids: [{values!r}]")
+    if isinstance(values, (Set, Iterator)):
+        raise InputError(f"{what} is a {type(values).__name__}; give a list or an array, in the order that the answer should have")
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise InputError(f"{what} is {values!r}; give a list of ids, as [{'...' if values is None else repr(values)}]")
+    listed = values.tolist() if hasattr(values, "tolist") else list(values)
     try:
         joined = "".join(listed)
         encoded = joined.encode()
@@ -73,20 +79,27 @@ def pack_as_of(moment: Any, count: int) -> npt.NDArray[np.int64]:
     """One moment, or one for each of `count` seeds, as int64 microseconds [1] or [count]. NumPy's moments have no zone: UTC.
 
     Raises:
-        InputError: not a moment, without a zone, or not as many as seeds.
+        InputError: not a moment, without a zone, outside the years 1 to 9999, or not as many as seeds.
     """
+    if moment is None or _is_missing(moment):
+        raise InputError(f"as_of is {moment!r}, which is no moment; leave as_of out to see every edge")
     if isinstance(moment, (datetime, str, int)) and not isinstance(moment, bool):
         return np.array([_moment(moment)], np.int64)
-    if hasattr(moment, "to_numpy"):  # pandas and Arrow columns
-        moment = moment.to_numpy()
-    array = np.asarray(moment)
+    array = np.asarray(moment.to_numpy() if hasattr(moment, "to_numpy") else moment)
     if array.dtype.kind == "M":
+        if hasattr(moment, "to_numpy") and not _has_zone(moment):  # pandas, Polars, Arrow: they could have one
+            raise InputError("as_of has no time zone; give it one, as tz_localize('UTC') does")
         if np.isnat(array).any():
             raise InputError(f"as_of has no time at position {int(np.isnat(array).argmax())}; leave as_of out to see every edge")
+        seconds = array.astype("datetime64[s]")  # of far years, microseconds would wrap around
+        far = np.atleast_1d((seconds < np.datetime64("0001-01-01")) | (seconds > np.datetime64("9999-12-31T23:59:59")))
+        if far.any():
+            raise InputError(f"as_of lies outside the years 1 to 9999 at position {int(far.argmax())}")
         array = array.astype("datetime64[us]").astype(np.int64)
-    elif array.dtype.kind in "OU":
-        array = np.array([_moment(value) for value in array.ravel().tolist()], np.int64).reshape(array.shape)
-    elif array.dtype.kind not in "iu":
+    elif array.dtype.kind in "OUiu":
+        if array.dtype.kind in "OU" or _is_far(array):
+            array = np.array([_moment(value) for value in array.ravel().tolist()], np.int64).reshape(array.shape)
+    elif array.size:
         raise InputError(f"as_of is {moment!r}; give a datetime with a zone, whole microseconds since 1970, or an array of either")
     array = array.astype(np.int64)
     if array.ndim == 0:
@@ -94,6 +107,21 @@ def pack_as_of(moment: Any, count: int) -> npt.NDArray[np.int64]:
     if array.shape != (count,):
         raise InputError(f"as_of has shape {array.shape} for {count} seeds; give one moment, or one for each seed")
     return np.ascontiguousarray(array)
+
+
+def _is_missing(moment: Any) -> bool:
+    """pandas' NaT: a datetime that is not one."""
+    return isinstance(moment, datetime) and moment != moment
+
+
+def _has_zone(column: Any) -> bool:
+    kind = getattr(column, "type", None) or getattr(column, "dtype", None)
+    return any(getattr(kind, name, None) is not None for name in ("tz", "time_zone"))
+
+
+def _is_far(moments: npt.NDArray[Any]) -> bool:
+    """Whether some microseconds lie outside the years 1 to 9999, as nanoseconds do."""
+    return bool(moments.size) and not EARLIEST_US <= int(moments.min()) <= int(moments.max()) <= LATEST_US
 
 
 def _moment(value: Any) -> int:
@@ -136,7 +164,7 @@ def number(value: Any, what: str, least: float, most: float = float("inf"), *, o
     if not (found > least if open_at_least else found >= least) or not found <= most or found == float("inf"):
         bound = "above" if open_at_least else "at least"
         raise InputError(
-            f"{what} is a number {bound} {least:g}" + (f" and at most {most:g}" if most != float("inf") else "") + f", not {value!r}"
+            f"{what} is a finite number {bound} {least:g}" + (f" and at most {most:g}" if most != float("inf") else "") + f", not {value!r}"
         )
     return found
 

@@ -237,36 +237,59 @@ def propose(key: np.uint64, columns: int, total: int, sums: F64Array, tries: I64
 
 
 @njit(nogil=True, cache=True)
-def draw_outside(key: np.uint64, columns: int, total: int, sums: F64Array, entry: int, members: I32Array) -> int:
-    """A node that is not among `members` (ascending, each once), drawn in proportion as `propose` draws; -1: there is none."""
-    x = mix(mix(mix(key, np.uint64(entry // columns)), np.uint64(entry % columns)), np.uint64(TRIES))
-    if sums.size == 0:
-        left = total - members.size
+def draw_outside(key: np.uint64, columns: int, total: int, sums: F64Array, entries: I64Array, members: I32Array, out: I32Array) -> None:
+    """Of each entry a node that is not among `members` (ascending, each once), by the masses that `propose` takes; -1: there is none."""
+    if sums.size:
+        _draw_from_gaps(key, columns, total, sums, entries, members, out)
+        return
+    left = total - members.size
+    for i in range(entries.size):
         if left <= 0:
-            return -1
-        found = below(x, left)
-        for j in range(members.size):  # members at or before it push it on
-            if members[j] > found:
-                break
-            found += 1
-        return found
-    left_mass = 0.0
-    for turn in range(2):  # first the mass outside, gap by gap; then the gap and the node of the draw
-        rest = unit(x) * left_mass
-        seen, begin, last = 0.0, 0, -1
-        for j in range(members.size + 1):
-            end = int(members[j]) if j < members.size else total
-            if end > begin:
-                base = sums[begin - 1] if begin > 0 else 0.0
-                gap = sums[end - 1] - base
-                if gap > 0.0:
-                    if turn == 1 and rest < seen + gap:
-                        return min(begin + above(sums[begin:end], base + (rest - seen)), end - 1)
-                    seen += gap
-                    last = begin + above(sums[begin:end], sums[end - 1])
-            begin = end + 1
-        if turn == 0:
-            left_mass = seen
-            if not left_mass > 0.0:
-                return -1
-    return last
+            out[i] = -1
+            continue
+        found = below(_last_word(key, columns, entries[i]), left)
+        low, high = 0, members.size  # members at or before it push it on: j of them stand before the one with members[j] - j > found
+        while low < high:
+            middle = (low + high) >> 1
+            if members[middle] - middle > found:
+                high = middle
+            else:
+                low = middle + 1
+        out[i] = found + low
+
+
+@njit(nogil=True, cache=True)
+def _last_word(key: np.uint64, columns: int, entry: int) -> np.uint64:
+    """The word of an entry's stream after those of all its candidates."""
+    return mix(mix(mix(key, np.uint64(entry // columns)), np.uint64(entry % columns)), np.uint64(TRIES))
+
+
+@njit(nogil=True, cache=True)
+def _draw_from_gaps(key: np.uint64, columns: int, total: int, sums: F64Array, entries: I64Array, members: I32Array, out: I32Array) -> None:
+    """`draw_outside` by mass: the gaps between members add up to what is outside; a draw falls into a gap, and on a node of it."""
+    begins, ends = np.empty(members.size + 1, np.int64), np.empty(members.size + 1, np.int64)
+    seen = np.empty(members.size + 1, np.float64)  # inclusive sums of the gaps' masses
+    gaps, begin, mass, last = 0, 0, 0.0, -1
+    for j in range(members.size + 1):
+        end = int(members[j]) if j < members.size else total
+        if end > begin:
+            gap = sums[end - 1] - (sums[begin - 1] if begin > 0 else 0.0)
+            if gap > 0.0:
+                mass += gap
+                begins[gaps], ends[gaps], seen[gaps] = begin, end, mass
+                gaps += 1
+                last = begin + above(sums[begin:end], sums[end - 1])
+        begin = end + 1
+    for i in range(entries.size):
+        if gaps == 0:
+            out[i] = -1
+            continue
+        rest = unit(_last_word(key, columns, entries[i])) * mass
+        at = above(seen[:gaps], rest)
+        if rest >= seen[at]:
+            out[i] = last
+            continue
+        begin, end = begins[at], ends[at]
+        base = sums[begin - 1] if begin > 0 else 0.0
+        before = seen[at - 1] if at > 0 else 0.0
+        out[i] = min(begin + above(sums[begin:end], base + (rest - before)), end - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fondaco.core.errors import DeadlineExceededError
+from fondaco.core.errors import DeadlineExceededError, InputError
 
 
 class Deadline:
@@ -13,6 +13,12 @@ class Deadline:
     __slots__ = ("at", "seconds", "what")
 
     def __init__(self, seconds: float | None = None, what: str = "the graph's answer") -> None:
+        """
+        Raises:
+            InputError: no number of seconds.
+        """
+        if seconds is not None and (isinstance(seconds, (str, bool)) or not hasattr(seconds, "__float__") or seconds != seconds):
+            raise InputError(f"timeout_s is a number of seconds, or None: no limit; not {seconds!r}")
         self.seconds = seconds
         self.what = what
         self.at = None if seconds is None else time.monotonic() + seconds

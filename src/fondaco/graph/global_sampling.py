@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError, PartitionNotHeldError
+from fondaco.core.errors import InputError, LimitError, PartitionNotHeldError
 from fondaco.graph import _global_kernels as kernels
 from fondaco.graph._draws import SALT_EDGES, SALT_NODES, key_of
 from fondaco.graph.execution import Ask, Execution
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 I64Array = npt.NDArray[np.int64]
 F64Array = npt.NDArray[np.float64]
 
-COUNT_MAX: Final = 1 << 31
+COUNT_MAX: Final = 1 << 26  # of one answer: 2 GB while it is made
 
 
 def sample_nodes(execution: Execution, query: SampleNodes, arrays: Arrays) -> Arrays:
@@ -195,8 +195,10 @@ def _uniform(key: np.uint64, total: int, count: int, what: str, *, replace: bool
 
 
 def _check_count(count: int, total: int, what: str, *, replace: bool) -> None:
-    if not 0 <= count <= COUNT_MAX:
-        raise InputError(f"cannot draw {count} {what}; between 0 and {COUNT_MAX} at once")
+    if count < 0:
+        raise InputError(f"cannot draw {count} {what}; ask for 0 or more")
+    if count > COUNT_MAX:
+        raise LimitError(f"{what} drawn at once", count, COUNT_MAX, "Ask for fewer; node_ids lists all of them.")
     if count > total and (not replace or total == 0):
         raise InputError(
             f"cannot draw {count} different {what}: there are {total}; ask for fewer" + ("" if total == 0 else ", or replace=True")

@@ -578,7 +578,7 @@ class Graph(ABC):
     def random_walk(
         self,
         nodes: NodeIds,
-        length: int,
+        length: int | None = None,
         *,
         metapath: Sequence[Edge | list[Edge]] | None = None,
         edge_type: Edge | list[Edge] | None = None,
@@ -594,14 +594,22 @@ class Graph(ABC):
     ) -> IdArray:
         """A walk of `length` steps from each of `nodes`: ids [n, length + 1], the start first.
 
-        After a dead end the rest of the row is -1 (None in rows of strings). `metapath`: the edge type of each step; its pattern is
-        repeated if `length` is longer. A list of edge types, for one step or as `edge_type`: the step chooses among a node's edges of all
-        of them. `restart`: before each step, the chance to go back to the start; only where the path stays within
+        After a dead end the rest of the row is -1 (None in rows of strings). `metapath`: the edge type of each step; it is repeated if
+        `length` is longer, and gone once without a `length`. A list of edge types, for one step or as `edge_type`: the step chooses among
+        a node's edges of all of them. `restart`: before each step, the chance to go back to the start; only where the path stays within
         one node type. `weighted`: steps go as edge weights. `as_of`: no edge after it (one moment, or one a walk); `temporal`: none older
         than the edge before it, so that times ascend along the walk. Walk i is keyed by (seed, i): a node that stands twice walks twice.
         """
         schema = self.schema
+        if isinstance(metapath, str):
+            raise InputError(f"metapath has one entry for each step; not {metapath!r}: [{metapath!r}]")
+        if metapath is not None and edge_type is not None:
+            raise InputError("say metapath= or edge_type=, not both: the path names the edge types of all steps")
         path = [self._among(schema, edges) for edges in metapath] if metapath else [self._among(schema, edge_type)]
+        if length is None:
+            if not metapath:
+                raise InputError("say the length of the walk: its steps")
+            length = len(path)
         steps = arguments.whole(length, "length", 0, 1 << 20)
         ends = [_ends(edges[0], arguments.pack_direction(direction)) for edges in path]
         start = self._start(schema, ends[0][0], node_type)

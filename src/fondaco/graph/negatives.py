@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError, PartitionNotHeldError
+from fondaco.core.errors import InputError, LimitError, PartitionNotHeldError
 from fondaco.graph import _global_kernels as kernels
 from fondaco.graph._draws import SALT_NEGATIVES, key_of
 from fondaco.graph.execution import Ask, Execution, seeds_of
@@ -35,6 +35,7 @@ I64Array = npt.NDArray[np.int64]
 F64Array = npt.NDArray[np.float64]
 
 COUNT_MAX: Final = 1 << 20
+NEGATIVES_MAX: Final = 1 << 26  # of one answer: 2 GB while it is made
 
 
 def negatives(execution: Execution, query: Negatives, arrays: Arrays) -> Arrays:
@@ -55,6 +56,7 @@ def draw_negatives(execution: Execution, query: Negatives, sources: I32Array) ->
         int32 [n, count], dense ids of the target type; -1 where there is none.
     Raises:
         InputError: a distribution that there is not, or a count out of bounds. EdgeTypeNotFoundError.
+        LimitError: more than `NEGATIVES_MAX` in all.
     """
     schema = execution.schema
     edge = schema.edge(query.edge_type)
@@ -62,6 +64,8 @@ def draw_negatives(execution: Execution, query: Negatives, sources: I32Array) ->
         raise InputError(f'distribution is "uniform" or "degree", not {query.distribution!r}')
     if not 0 <= query.count <= COUNT_MAX:
         raise InputError(f"between 0 and {COUNT_MAX} negatives a source, not {query.count}")
+    if len(sources) * query.count > NEGATIVES_MAX:
+        raise LimitError("negatives at once", len(sources) * query.count, NEGATIVES_MAX, "Ask for fewer, or for fewer sources at a time.")
     key, columns, total = key_of(query.seed, 0, SALT_NEGATIVES + schema.edge_index(edge)), query.count, execution.node_count(edge.dst)
     sums = _degree_sums(execution, edge) if query.distribution == "degree" else np.empty(0, np.float64)
     out = np.full(len(sources) * columns, -1, np.int32)
@@ -79,10 +83,11 @@ def draw_negatives(execution: Execution, query: Negatives, sources: I32Array) ->
         refused = _is_neighbour(execution, edge, sources[wanted // columns], candidates)
         out[wanted[~refused]] = candidates[~refused]
         wanted = wanted[refused]
-    for row in np.unique(wanted // columns) if len(wanted) else ():
-        members = _neighbours(execution, edge, int(sources[row]))
-        for entry in wanted[wanted // columns == row]:
-            out[entry] = kernels.draw_outside(key, columns, total, sums, int(entry), members)
+    rows, begins = np.unique(wanted // max(columns, 1), return_index=True)  # entries ascend
+    for row, entries in zip(rows, np.split(wanted, begins[1:]), strict=False):
+        drawn = np.empty(len(entries), np.int32)
+        kernels.draw_outside(key, columns, total, sums, entries, _neighbours(execution, edge, int(sources[row])), drawn)
+        out[entries] = drawn
     return out.reshape(len(sources), columns)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError, ProtocolError
+from fondaco.core.errors import InputError, LimitError, ProtocolError
 from fondaco.graph import _walk_kernels as kernels
 from fondaco.graph._draws import SALT_WALK, key_of, mixed
 from fondaco.graph.execution import Ask, Execution, seeds_of
@@ -35,6 +35,7 @@ I64Array = npt.NDArray[np.int64]
 U8Array = npt.NDArray[np.uint8]
 
 LENGTH_MAX: Final = 1 << 20
+NODES_MAX: Final = 1 << 28  # of all walks of one answer: 1 GB, and 2 GB as ids
 STEPS_MAX: Final = 1 << 22  # of one call of a kernel, about 0.2 s: more walkers walk in blocks, and the deadline is looked at between them
 _STATE: Final = {"phase": np.int32, "node": np.int32, "previous": np.int32, "attempt": np.int32, "clock": np.int64}
 
@@ -144,9 +145,11 @@ def walk(execution: Execution, query: WalkOn, starts: I32Array, as_of: I64Array 
     Returns:
         int32 [n, length + 1], dense ids of the types along the path, the start first; -1 after a dead end.
     Raises:
-        InputError: see `check_walk`.
+        InputError: see `check_walk`. LimitError: walks of more than `NODES_MAX` nodes in all.
     """
     from_types = [from_type for from_type, _ in check_walk(execution.schema, query)]
+    if len(starts) * (query.length + 1) > NODES_MAX:
+        raise LimitError("nodes of all walks", len(starts) * (query.length + 1), NODES_MAX, "Walk shorter, or from fewer nodes at a time.")
     block = max(STEPS_MAX // (query.length + 1), 1)
     if len(starts) <= block:
         return _walk(execution, query, from_types, _Walkers(query, starts, as_of, 0))

@@ -741,6 +741,15 @@ class GraphContract:
             assert item is None or (user, item) in bought
             assert tag is None or (item, tag) in tagged
         assert any(row[2] is not None for row in walks.tolist())
+        assert np.array_equal(walks, shop.random_walk(USERS[:30], metapath=["bought", "tagged"], seed=2))
+        unclear: dict[str, Any]
+        for unclear, says in (
+            ({"edge_type": "follows"}, "say the length"),
+            ({"metapath": ["bought"], "edge_type": "bought"}, "not both"),
+            ({"metapath": "bought"}, r"\['bought'\]"),
+        ):
+            with pytest.raises(InputError, match=says):
+                shop.random_walk(USERS[:2], **unclear)
         with pytest.raises(InputError, match="metapath cannot go on after step 1"):
             shop.random_walk(USERS[:2], 2, metapath=["tagged", "bought"])
         with pytest.raises(InputError, match="restart needs a path within one node type"):
@@ -865,13 +874,13 @@ class GraphContract:
                 plain.sample_neighbors([1], 1, strategy=strategy)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="restart"):
             plain.random_walk([1], 1, restart=2)
-        with pytest.raises(InputError, match="p is a number above 0"):
+        with pytest.raises(InputError, match="p is a finite number above 0"):
             plain.node2vec([1], 1, p=0)
         with pytest.raises(InputError, match="distribution"):
             plain.negatives([1], 1, distribution="even")  # type: ignore[arg-type]
 
     def test_strings_are_refused_where_they_cannot_be_ids(self, shop: Graph) -> None:
-        with pytest.raises(InputError, match="a single string, 'item-1'"):
+        with pytest.raises(InputError, match="seeds is 'item-1'; give a list of ids"):
             shop.sample("item-1", [1], node_type=ITEM)
         with pytest.raises(KeyTypeError, match=r"type string .*got 7 at position 1"):
             shop.sample(["item-1", 7], [1], node_type=ITEM)  # type: ignore[arg-type]
