@@ -155,12 +155,10 @@ def _kill_the_busier(service: Service, used: list[float]) -> None:
 @needs_data
 def test_likes_are_predicted_by_two_trainers_that_share_their_gradients(pages: tuple[Path, GraphTables, facebook_sage.LinkSplit]) -> None:
     directory, tables, links = pages
-    options = facebook_sage.Options(
-        "links", tables.dim, tables.classes, epochs=1, batch_size=512, fan_outs=(10, 5), batches=10, processes=2
-    )
+    options = facebook_sage.Options("links", tables.dim, tables.classes, epochs=1, batch_size=256, fan_outs=(10, 5), batches=8, processes=2)
     with serving(directory, facebook_sage.GRAPH, shards=2):
         results = facebook_sage.train_together(options, links)
-    assert [result.batches for result in results] == [10, 10]
+    assert [result.batches for result in results] == [8, 8]
     assert results[0].losses != results[1].losses
     assert results[0].score == results[1].score > 0.8  # the same model in both
 
@@ -182,10 +180,10 @@ def test_the_area_under_the_curve_is_the_chance_to_rank_a_true_pair_higher() -> 
     assert facebook_sage.area_under_roc(np.array([2.0, 1.0]), np.array([1.0, 0.0])) == (1 + 1 + 0.5 + 1) / 4
 
 
-def test_the_trainer_stays_smaller_than_its_graph(capfd: pytest.CaptureFixture[str]) -> None:
-    larger_than_trainer.main(["--nodes", "100000", "--batches", "20"])
+def test_the_trainer_stays_much_smaller_than_its_graph(capfd: pytest.CaptureFixture[str]) -> None:
+    larger_than_trainer.main(["--nodes", "150000", "--batches", "60", "--batch-size", "64"])
     told = capfd.readouterr().out
     graph_mib = int(told.split("a graph of ")[1].split()[0])
     grown_mib = int(told.split("grew by ")[1].split()[0])
-    assert graph_mib > 100
-    assert grown_mib < graph_mib
+    assert graph_mib > 150
+    assert grown_mib < graph_mib / 2
