@@ -12,16 +12,16 @@ import numpy as np
 
 from fondaco.core.errors import FondacoError, GraphNotFoundError
 from fondaco.graph.buffers import BufferPool
-from fondaco.graph.connection import Address
 from fondaco.graph.deadlines import Deadline
-from fondaco.graph.failover import ask
-from fondaco.graph.frames import Header, Kind
-from fondaco.graph.handshake import Hello, ServerInfo, Welcome
-from fondaco.graph.peer import Asked, Peer, Reply
 from fondaco.graph.queries import GraphInfo
-from fondaco.graph.ring import AnswerMemory, Budget
 from fondaco.graph.schema import GraphSchema, NodeType
-from fondaco.graph.server import Answered, GraphServer, ServerLimits
+from fondaco.graph.service.connection import Address
+from fondaco.graph.service.failover import ask
+from fondaco.graph.service.frames import Header, Kind
+from fondaco.graph.service.handshake import Hello, ServerInfo, Welcome
+from fondaco.graph.service.peer import Asked, Peer, Reply
+from fondaco.graph.service.ring import AnswerMemory, Budget
+from fondaco.graph.service.server import Answered, GraphServer, ServerLimits
 
 INFO = GraphInfo(
     graph="canned", version=7, partitions=1, schema=GraphSchema((NodeType("node"),), ()), node_counts={"node": 3}, edge_counts={}

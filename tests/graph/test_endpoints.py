@@ -14,8 +14,8 @@ import pytest
 
 import fondaco as fd
 from fondaco.core.errors import GraphNotFoundError, InputError, NotAPlatformError, UnavailableError, VersionNotFoundError
-from fondaco.graph.endpoints import ENDPOINTS, NAME, VERSION, connect
-from fondaco.graph.remote import RemoteGraph
+from fondaco.graph.service.endpoints import ENDPOINTS, NAME, VERSION, connect
+from fondaco.graph.service.remote import RemoteGraph
 from graph.canned_service import CannedServer
 
 EDGES = {("n", "to", "n"): pa.table({"src": [1, 2], "dst": [2, 3]})}

@@ -19,9 +19,9 @@ import pytest
 
 import fondaco as fd
 from fondaco.core.errors import DeadlineExceededError, NodeIdError, UnavailableError, VersionNotFoundError
-from fondaco.graph.endpoints import connect
 from fondaco.graph.graph import Graph
-from fondaco.graph.presence import presence_directory, servers_present
+from fondaco.graph.service.endpoints import connect
+from fondaco.graph.service.presence import presence_directory, servers_present
 from fondaco.testing.graph import same
 from graph.graph_servers import GraphCluster, GraphServerProcess, until
 

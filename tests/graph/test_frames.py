@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fondaco.core.errors import LimitError, ProtocolError
-from fondaco.graph import frames
-from fondaco.graph.frames import (
+from fondaco.graph.schema import DTYPES, numpy_dtype
+from fondaco.graph.service import frames
+from fondaco.graph.service.frames import (
     ANSWER_LIMITS,
     HEADER_BYTES,
     REQUEST_LIMITS,
@@ -30,7 +31,6 @@ from fondaco.graph.frames import (
     parse_header,
     parse_table,
 )
-from fondaco.graph.schema import DTYPES, numpy_dtype
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "internals" / "graph-wire.md"
 headers = st.builds(

@@ -11,7 +11,7 @@ import pytest
 
 from fondaco.core.errors import LimitError, ProtocolError
 from fondaco.graph.buffers import BufferPool
-from fondaco.graph.ring import SLOT_BYTES_MIN, SLOTS_MAX, AnswerMemory, Attached, Budget, Ring, room_of
+from fondaco.graph.service.ring import SLOT_BYTES_MIN, SLOTS_MAX, AnswerMemory, Attached, Budget, Ring, room_of
 
 SIZE = 1 << 20
 

@@ -45,15 +45,15 @@ from fondaco.graph import queries as q
 from fondaco.graph import serve
 from fondaco.graph import shards as s
 from fondaco.graph.buffers import BufferPool
-from fondaco.graph.connection import Address
 from fondaco.graph.deadlines import Deadline
-from fondaco.graph.endpoints import connect
-from fondaco.graph.failover import ask
-from fondaco.graph.frames import Kind
-from fondaco.graph.handshake import Hello
-from fondaco.graph.peer import Asked, Peer
-from fondaco.graph.presence import announce, presence_directory, servers_present
-from fondaco.graph.ring import Budget
+from fondaco.graph.service.connection import Address
+from fondaco.graph.service.endpoints import connect
+from fondaco.graph.service.failover import ask
+from fondaco.graph.service.frames import Kind
+from fondaco.graph.service.handshake import Hello
+from fondaco.graph.service.peer import Asked, Peer
+from fondaco.graph.service.presence import announce, presence_directory, servers_present
+from fondaco.graph.service.ring import Budget
 from fondaco.testing.graph import same
 from graph.graph_servers import GraphCluster, GraphServerProcess, until
 

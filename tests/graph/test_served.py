@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fondaco.graph.endpoints import connect
+from fondaco.graph.service.endpoints import connect
 from fondaco.platform import Platform
 from fondaco.testing import GraphContract
 from fondaco.testing.graph import OpenGraph

@@ -26,13 +26,13 @@ from fondaco.core.errors import (
     ProtocolError,
     UnavailableError,
 )
-from fondaco.graph.connection import Address, Connection, dial
 from fondaco.graph.deadlines import Deadline
-from fondaco.graph.failover import Asking
-from fondaco.graph.frames import ANSWER_LIMITS, Header, Kind, Limits, frame, pack_header
-from fondaco.graph.handshake import Hello, encode
-from fondaco.graph.peer import Asked
-from fondaco.graph.server import GraphServer, ServerLimits
+from fondaco.graph.service.connection import Address, Connection, dial
+from fondaco.graph.service.failover import Asking
+from fondaco.graph.service.frames import ANSWER_LIMITS, Header, Kind, Limits, frame, pack_header
+from fondaco.graph.service.handshake import Hello, encode
+from fondaco.graph.service.peer import Asked
+from fondaco.graph.service.server import GraphServer, ServerLimits
 from graph.canned_service import CannedServer, double, peer_of
 from graph.graph_servers import until
 
@@ -306,7 +306,7 @@ def test_a_client_that_says_nothing_is_dropped_before_its_greeting_and_kept_afte
 
 
 def test_a_client_that_does_not_read_its_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fondaco.graph.server.BYTES_PER_S_MIN", 1 << 26)
+    monkeypatch.setattr("fondaco.graph.service.answering.server.BYTES_PER_S_MIN", 1 << 26)
     with CannedServer(limits=ServerLimits(frame_s=0.3)) as server:
         connection = raw(server)
         connection.send(frame(Kind.QUERY, 1, b"", {"x": np.zeros(6_000_000)}), raise_timeout)

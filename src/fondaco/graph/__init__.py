@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from fondaco.graph.answers import BytesColumn, EdgeSample, HeteroSubgraph, Neighbors, Ranked, SparseColumn, Subgraph
     from fondaco.graph.build.convert_deepgnn import EdgeListFormat, from_deepgnn
     from fondaco.graph.build.importers import GraphTables, from_networkx, from_pyg
-    from fondaco.graph.endpoints import connect
     from fondaco.graph.graph import Graph
     from fondaco.graph.handle import GraphHandle
     from fondaco.graph.inputs import Edges, Nodes, StoreFeature
     from fondaco.graph.report import BuildReport
     from fondaco.graph.schema import Adjacency, EdgeType, Feature, GraphSchema, NodeType
+    from fondaco.graph.service.endpoints import connect
     from fondaco.graph.versions import GraphVersionInfo, GraphVersions
 
 __all__ = [
@@ -77,7 +77,7 @@ _HOMES = {
     "SparseColumn": "answers",
     "StoreFeature": "inputs",
     "Subgraph": "answers",
-    "connect": "endpoints",
+    "connect": "service.endpoints",
     "from_deepgnn": "build.convert_deepgnn",
     "from_networkx": "build.importers",
     "from_pyg": "build.importers",

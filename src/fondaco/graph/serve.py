@@ -35,17 +35,17 @@ from fondaco.core.files import write_atomically
 from fondaco.core.ids import check_name
 from fondaco.dataplane.auth import Access
 from fondaco.dataplane.binding import check_binding, check_tls
-from fondaco.graph.connection import Address
-from fondaco.graph.endpoints import TOKEN
-from fondaco.graph.graph_metrics import CONTENT_TYPE, GraphMetrics
-from fondaco.graph.handshake import ServerInfo
-from fondaco.graph.peer_map import PeerMap
-from fondaco.graph.presence import TOUCH_S, announce
-from fondaco.graph.server import GraphServer, ServerLimits
-from fondaco.graph.service import GraphService
-from fondaco.graph.serving import ServedVersions, layout_of
+from fondaco.graph.service.answering import GraphService
+from fondaco.graph.service.connection import Address
+from fondaco.graph.service.endpoints import TOKEN
+from fondaco.graph.service.handshake import ServerInfo
+from fondaco.graph.service.metrics import CONTENT_TYPE, GraphMetrics
+from fondaco.graph.service.peer_map import PeerMap
+from fondaco.graph.service.presence import TOUCH_S, announce
+from fondaco.graph.service.server import GraphServer, ServerLimits
+from fondaco.graph.service.versions import ServedVersions, layout_of
+from fondaco.graph.service.warming import warm
 from fondaco.graph.store_features import StoreFeatures
-from fondaco.graph.warming import warm
 
 if TYPE_CHECKING:
     from fondaco.store.store_reader import StoreReader

@@ -301,7 +301,7 @@ class DistributedGraph(MemoryGraph):
         time_unit: TimeUnit = "s",
     ) -> None:
         del ssl_cert, num_threads, num_cq_per_thread, grpc_options
-        from fondaco.graph.endpoints import connect
+        from fondaco.graph.service.endpoints import connect
 
         addresses = [servers] if isinstance(servers, str) else list(servers)
         self._open(connect(addresses, graph=graph), numbering, on_unknown, time_unit)
@@ -347,7 +347,7 @@ def open_graph(path: str | Path | Graph, name: str | None = None) -> Graph:
     """
     if isinstance(path, Graph):
         return path
-    from fondaco.graph.endpoints import connect
+    from fondaco.graph.service.endpoints import connect
 
     directory = Path(path)
     if name is None and directory.parent.name == "graphs":

@@ -1,0 +1,168 @@
+"""Peer map: which servers hold which shard of a graph, as one of its servers knows them.
+
+Known are those that say so in the platform's run directory (`presence`), those that were named at the start, whoever these know, and who
+has asked this one. The map is read again every second, and at once when somebody is missing. Servers of the same graph that were started
+for another number of shards are passed over. Any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from fondaco.core.errors import FondacoError
+from fondaco.graph.buffers import BufferPool
+from fondaco.graph.deadlines import Deadline
+from fondaco.graph.service.connection import Address
+from fondaco.graph.service.failover import ask
+from fondaco.graph.service.frames import Kind
+from fondaco.graph.service.handshake import Hello, ServerInfo, Welcome, decode_welcome
+from fondaco.graph.service.peer import Asked, Peer
+from fondaco.graph.service.presence import servers_present
+from fondaco.graph.service.ring import Budget
+
+REFRESH_S: Final = 1.0
+MISSING_REFRESH_S: Final = 0.05  # at most as often, when somebody is missing
+_INFO_S: Final = 1.0
+_LOGGER = logging.getLogger(__name__)
+
+
+class PeerMap:
+    """The other servers of a graph. Use as a context manager."""
+
+    def __init__(
+        self,
+        graph: str,
+        me: ServerInfo,
+        server_id: str,
+        *,
+        platform: Path | None = None,
+        named: Sequence[Address] = (),
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        shared_memory: bool = True,
+    ) -> None:
+        """
+        Args:
+            platform: whose run directory is read. named: further servers. token: for those that do not stand in the run directory.
+        """
+        self.me, self._graph, self._server_id = me, graph, server_id
+        self._platform, self._named, self._token, self._tls, self._shared_memory = platform, tuple(named), token, tls, shared_memory
+        self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+        self._refreshed_at = -1e9
+        self._budget, self.pool = Budget(), BufferPool()
+        self._peers: dict[str, Peer] = {}  # by address
+        self._servers: dict[str, ServerInfo] = {}
+        self._secrets: dict[str, str] = {}
+        self._met: dict[str, ServerInfo] = {}  # named ones that have answered, and those whom they know
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="graph peers", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look around."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and close the connections."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._lock:
+            peers, self._peers = list(self._peers.values()), {}
+        for peer in peers:
+            peer.close()
+
+    def __enter__(self) -> PeerMap:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def servers(self) -> list[ServerInfo]:
+        """All that are known, this one included, by shard."""
+        with self._lock:
+            known = {self.me.address: self.me, **self._servers}
+        return sorted(known.values(), key=lambda server: (server.shard, server.address))
+
+    def replicas(self, shard: int) -> list[Peer]:
+        """Others that hold a shard, each asker's own first choice first."""
+        with self._lock:
+            found = sorted(address for address, server in self._servers.items() if server.shard == shard)
+            turn = self.me.shard + os.getpid()
+            return [self._peers[address] for address in found[turn % len(found) :] + found[: turn % len(found)]] if found else []
+
+    def meet(self, server: ServerInfo) -> None:
+        """Learn of a server that has asked this one."""
+        if self._met.get(server.address) != server:
+            with self._refreshing:
+                self._met = {**self._met, server.address: server}
+                self._take()
+
+    def refresh(self, *, at_most_every_s: float = MISSING_REFRESH_S) -> None:
+        """Read the map again, unless somebody has just done so."""
+        with self._refreshing:
+            if time.monotonic() - self._refreshed_at < at_most_every_s:
+                return
+            self._meet_named()
+            self._take()
+            self._refreshed_at = time.monotonic()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.refresh(at_most_every_s=REFRESH_S / 2)
+            except Exception:  # a file system that fails for a moment
+                _LOGGER.warning("looking for the other servers of graph %r failed, and is tried again", self._graph, exc_info=True)
+            if self._stop.wait(REFRESH_S):
+                return
+
+    def _take(self) -> None:
+        found: dict[str, ServerInfo] = {}
+        secrets: dict[str, str] = {}
+        if self._platform is not None:
+            for present in servers_present(self._platform, self._graph):
+                if present.server_id != self._server_id:
+                    found[present.server.address] = present.server
+                    secrets[present.server.address] = present.secret
+        found = {**self._met, **found}
+        found.pop(self.me.address, None)
+        fitting = {address: server for address, server in found.items() if server.shards == self.me.shards}
+        with self._lock:
+            self._secrets = secrets
+            self._servers = fitting
+            gone = [self._peers.pop(address) for address in tuple(self._peers) if address not in fitting]
+            for address in fitting:
+                if address not in self._peers:
+                    self._peers[address] = self._peer(Address.parse(address))
+        for peer in gone:
+            peer.close()
+
+    def _peer(self, address: Address) -> Peer:
+        def hello() -> Hello:
+            token = self._secrets.get(str(address), self._token)
+            return Hello(pid=os.getpid(), graph=self._graph, token=token, role="peer", server=self.me)
+
+        return Peer(address, hello, self._budget, self.pool, tls=self._tls, shared_memory=self._shared_memory)
+
+    def _meet_named(self) -> None:
+        met: dict[str, ServerInfo] = {}
+        for address in self._named:
+            peer = self._peers.get(str(address)) or self._peer(address)
+            with contextlib.suppress(FondacoError):
+                deadline = Deadline(_INFO_S)
+                welcome: Welcome = decode_welcome(ask([peer], Asked(Kind.INFO, b""), deadline, peer.name).meta, peer.name)
+                for server in (welcome.server, *welcome.servers):
+                    met[server.address] = server
+            if str(address) not in self._peers:
+                peer.close()
+        self._met = {**self._met, **met}
+        self._met.pop(self.me.address, None)
