@@ -82,6 +82,11 @@ def test_pyg_data_comes_with_its_features_labels_masks_and_weights(tmp_path: Pat
     assert sorted(map(tuple, graph.feature("edge_attr"))) == [(1,), (2,), (3,)]
 
 
+def test_pyg_data_of_which_nobody_knows_the_nodes_is_refused() -> None:
+    with pytest.raises(InputError, match="how many nodes 'node' has; set num_nodes"):
+        from_pyg(Data())
+
+
 def test_pyg_heterodata_comes_with_its_types(tmp_path: Path) -> None:
     data = HeteroData()
     data["author"].x = torch.ones(3, 4)

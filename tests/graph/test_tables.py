@@ -148,3 +148,82 @@ def test_naming_columns_needs_neither_arrow_nor_numba() -> None:
         "print(sorted({'numba', 'pyarrow', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_bare_ids_are_the_columns_that_they_mean(tmp_path: Path) -> None:
+    pairs = [(3, 1), (2, 3), (3, 3)]
+    plain = build_in(tmp_path / "plain", nodes={"person": {"id": [1, 2, 3]}}, edges={KNOWS: {"src": [3, 2, 3], "dst": [1, 3, 3]}})
+    ids: tuple[Any, ...] = (
+        [1, 2, 3],
+        (3, 1, 2),
+        range(1, 4),
+        np.arange(1, 4),
+        pd.Series([1, 2, 3]),
+        pl.Series([1, 2, 3]),
+        pa.array([2, 1, 3]),
+    )
+    for number, nodes in enumerate((*ids, torch.arange(1, 4), {"id": [1, 2, 3]}, [{"id": 1}, {"id": 2}, {"id": 3}])):
+        for form, edges in enumerate((pairs, [list(pair) for pair in pairs], np.array(pairs), torch.tensor(pairs))):
+            graph = build_in(tmp_path / f"{number}-{form}", nodes={"person": nodes}, edges={KNOWS: edges})
+            assert files_of(graph) == files_of(plain)
+    texts = build_in(tmp_path / "texts", nodes={"person": ["b", "a"]}, edges={KNOWS: [("a", "b")]})
+    assert sorted(texts.ids("person")) == ["a", "b"]
+    with pytest.raises(InputError, match="no file"):
+        build_in(tmp_path / "paths", nodes={"person": ["b", "a.csv"]})
+
+
+@pytest.mark.parametrize("table", [np.zeros((2, 5), int), np.zeros((2, 2), int), np.zeros((5, 3), int), np.zeros(5, int), np.zeros((5, 2))])
+def test_an_array_that_may_mean_something_else_is_refused(tmp_path: Path, table: Any) -> None:
+    with pytest.raises(InputError, match=r"edges 'person/knows/person': an array of .* is no table; give columns, .*'src'.*'dst'"):
+        build_in(tmp_path / "g", edges={KNOWS: table})
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (["id", "from", "to"], "no column 'src'.*Say which"),
+        (["weight", "from", "to"], "no column 'src'"),
+        (["id", "src", "target"], "no column 'dst'; it has 'id', 'src', 'target'. Say which it is: .*dst="),
+        (["source", "dst"], "no column 'src'"),
+    ],
+)
+def test_columns_are_not_guessed_from_their_place_where_names_say_otherwise(tmp_path: Path, columns: list[str], says: str) -> None:
+    with pytest.raises(GraphBuildError, match=says):
+        build_in(tmp_path / "g", edges={KNOWS: pa.table([[1, 2]] * len(columns), names=columns)})
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphBuildError, match="column 'src': there are two columns of this name"):
+        build_in(tmp_path / "g", edges={KNOWS: pa.table([[1], [2], [3]], names=["src", "dst", "src"])})
+
+
+def test_a_csv_file_without_names_of_columns_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "edges.csv"
+    file.write_text("1,2\n2,3\n")
+    with pytest.raises(GraphBuildError, match="first line, with '1', is a row"):
+        build_in(tmp_path / "g", edges={KNOWS: str(file)})
+    file.write_text("a,b\n2,3\n")
+    assert build_in(tmp_path / "h", edges={KNOWS: str(file)}).ids("person") != []
+
+
+def test_times_that_no_calendar_has_are_refused_with_the_row(tmp_path: Path) -> None:
+    nanoseconds = pa.array([1_700_000_000_000_000, 1_700_000_000_000_000_000])
+    with pytest.raises(GraphBuildError, match=r"row 1, column 'time': 1700000000000000000 microseconds .* outside the years 1 to 9999"):
+        build_in(tmp_path / "g", edges={KNOWS: {"src": [1, 2], "dst": [2, 1], "time": nanoseconds}})
+
+
+def test_sparse_values_that_are_all_null_are_refused_with_the_row(tmp_path: Path) -> None:
+    with pytest.raises(GraphBuildError, match="row 1, column 'x': an index or a value is null"):
+        build_in(tmp_path / "g", nodes={"person": {"id": [1, 2], "x": [[], [{"index": 3, "value": None}]]}})
+
+
+@pytest.mark.parametrize("tables", [{"edges": pa.table({"src": [1]})}, {"nodes": [1, 2]}, {"nodes": pd.DataFrame({"id": [1]})}])
+def test_tables_without_types_are_refused(tmp_path: Path, tables: Any) -> None:
+    with pytest.raises(InputError, match="says the table of each type"):
+        build_in(tmp_path / "g", **tables)
+
+
+def test_an_edge_type_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    table = {"src": [1], "dst": [2]}
+    with pytest.raises(InputError, match="name one edge type"):
+        build_in(tmp_path / "g", edges={KNOWS: table, "/".join(KNOWS): table})

@@ -41,7 +41,7 @@ JOINED_BYTES = 1 << 20  # chunks are joined up to this size; joining larger ones
 PARQUET_ROWS_MAX = 131_072
 PARQUET_ROWS_FIRST = 64  # of text that a dictionary holds: each row may be as long as the whole dictionary
 PARQUET_BUFFER_BYTES = 1 << 20  # without it pyarrow reads a column's whole share of a row group at once
-_SUFFIXES = (".parquet", ".csv", ".arrow", ".arrows", ".ipc", ".feather", ".avro")
+FILE_SUFFIXES = (".parquet", ".csv", ".arrow", ".arrows", ".ipc", ".feather", ".avro")
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ def _not_readable(data: object) -> InputError:
         hint = " (rows are dicts: their columns need names)"
     return InputError(
         f"cannot read rows from a {name}{hint}; give an Arrow, pandas or Polars table, a DuckDB relation, batches, a list of dicts, "
-        f"a dict of columns, or the path of a {', '.join(_SUFFIXES)} file"
+        f"a dict of columns, or the path of a {', '.join(FILE_SUFFIXES)} file"
     )
 
 
@@ -364,8 +364,8 @@ def _files(path: str) -> list[str]:
             raise InputError(f"there is no file {path}")
         found = [path]
     for file in found:
-        if Path(file).suffix.lower() not in _SUFFIXES:
-            raise InputError(f"{file}: the ending says what a file holds; known are {', '.join(_SUFFIXES)}")
+        if Path(file).suffix.lower() not in FILE_SUFFIXES:
+            raise InputError(f"{file}: the ending says what a file holds; known are {', '.join(FILE_SUFFIXES)}")
     return found
 
 

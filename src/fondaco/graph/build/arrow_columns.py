@@ -51,6 +51,8 @@ def numbers_of(array: pa.Array) -> Array:
     if pa.types.is_boolean(array.type):
         filled = array.fill_null(False) if array.null_count else array
         return np.asarray(filled.to_numpy(zero_copy_only=False))
+    if pa.types.is_null(array.type):
+        return np.zeros(len(array), np.float32)
     dtype = np.dtype(array.type.to_pandas_dtype())
     buffer = array.buffers()[1]
     if buffer is None:

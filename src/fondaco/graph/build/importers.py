@@ -8,6 +8,7 @@ Nothing is copied that need not be. The libraries are not imported: their object
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -93,7 +94,7 @@ def from_pyg(data: Any, *, node_type: str = "node", relation: str = "to", weight
     edges: dict[EdgeKey, object] = {}
     homogeneous = not hasattr(data, "node_types")
     for name, store in stores.items():
-        count = int(store.num_nodes)
+        count = _node_count(name, store)
         of_nodes = {
             key: values
             for key, values in _tensors(store)
@@ -137,6 +138,15 @@ def _meanings(reserved: Sequence[str], names: Sequence[str], weight: str | None,
 
 def _array(values: Any) -> np.ndarray[Any, np.dtype[Any]]:
     return np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+
+
+def _node_count(name: str, store: Any) -> int:
+    with warnings.catch_warnings():  # PyG's guess that fails is said below
+        warnings.simplefilter("ignore", UserWarning)
+        count = store.num_nodes
+    if count is None:
+        raise InputError(f"nobody can tell how many nodes {name!r} has; set num_nodes, or give them features")
+    return int(count)
 
 
 def _tensors(store: Any) -> Iterable[tuple[str, np.ndarray[Any, np.dtype[Any]]]]:

@@ -1,10 +1,10 @@
 """Tables: what a graph is built from, read as chunks of plain columns.
 
 A table is anything that a push to a store takes (`store.inputs`: Arrow, pandas, Polars, DuckDB, mappings, dicts of columns, Parquet, CSV,
-Arrow IPC and Avro files) and besides, as columns of a dict, matrices of any rank, SciPy's sparse matrices, `SparseColumn`s and tensors.
-Which columns mean what, `inputs` says. A `TableReader` checks each row for itself (nulls, weights, times, dimensions); what only shows
-between rows, such as an id that comes twice, is the build's affair. The first bad row of a table is the one that is named, whatever the
-chunks.
+Arrow IPC and Avro files), or bare ids (`bare_ids`); and besides, as columns of a dict, matrices of any rank, SciPy's sparse matrices,
+`SparseColumn`s and tensors. Which columns mean what, `inputs` says. A `TableReader` checks each row for itself (nulls, weights, times,
+dimensions); what only shows between rows, such as an id that comes twice, is the build's affair. The first bad row of a table is the one
+that is named, whatever the chunks.
 
 A reader belongs to one thread and reads its table once.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,18 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from fondaco.core.clock import EARLIEST_US, LATEST_US
 from fondaco.core.errors import ColumnNotFoundError, GraphBuildError, InputError, NaiveTimestampError
 from fondaco.graph.build import _kernels as kernels
 from fondaco.graph.build.arrow_columns import Problems, as_array, first_null, numbers_of, ragged_bytes
+from fondaco.graph.build.bare_ids import columns_of
 from fondaco.graph.build.columns import Column
 from fondaco.graph.build.feature_columns import DIMENSION, FeatureReader
 from fondaco.graph.inputs import Edges, Features, FeatureSource, Nodes, StoreFeature
 from fondaco.graph.schema import IdKind
 from fondaco.store.inputs import Input, open_input
+
+_MEANINGS = ("id", "weight", "time")  # columns of these names are not taken for ids because they stand first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +80,18 @@ class TableReader:
         """
         self.label = label
         self._given = given
-        self._input = _open(label, given.table, batch_bytes)
+        wanted = (given.id,) if isinstance(given, Nodes) else (given.src, given.dst)
+        usual = ("id",) if isinstance(given, Nodes) else ("src", "dst")
+        named = [name or common for name, common in zip(wanted, usual, strict=True)]
+        self._input = _open(label, columns_of(label, given.table, named), batch_bytes)
         self.source = self._input.described()
         schema, self._chunks = _with_schema(label, self._input)
         self._schema = schema
-        wanted = (given.id,) if isinstance(given, Nodes) else (given.src, given.dst)
-        usual = ("id",) if isinstance(given, Nodes) else ("src", "dst")
+        twice = [name for name, times in Counter(schema.names).items() if times > 1]
+        if twice:
+            raise GraphBuildError(label, None, twice[0], "there are two columns of this name; rename one, or leave it out")
         self.id_columns = _id_columns(label, schema, wanted, usual)
+        self._check_header((*wanted, *usual))
         self.features: list[FeatureReader] = []
         self.store_features: dict[str, StoreFeature] = {}
         self.weight: str | None = None
@@ -132,6 +142,16 @@ class TableReader:
             yield Chunk(first_row, ids, columns, problems)
             first_row += batch.num_rows
         self._input.check_unchanged()
+
+    def _check_header(self, said: Sequence[str | None]) -> None:
+        """
+        Raises:
+            GraphBuildError: the names of a CSV file's first columns are ids.
+        """
+        numbers = [name for name in self.id_columns if name not in said and name.strip().lstrip("-").isdigit()]
+        if numbers and any(path.lower().endswith(".csv") for path in self._input.files):
+            reason = f"its first line, with {numbers[0]!r}, is a row; a line with the names of the columns has to stand before it"
+            raise GraphBuildError(self.label, None, None, reason)
 
     def _read_features(self, features: Features) -> None:
         if features is None:
@@ -284,14 +304,16 @@ def _id_columns(label: str, schema: pa.Schema, wanted: Sequence[str | None], usu
     if not schema.names and not any(wanted):
         return ()
     found = []
+    by_position = not any(wanted) and not any(name in schema.names for name in usual)
     for position, (name, common) in enumerate(zip(wanted, usual, strict=True)):
         if name is None:
-            if all(other in schema.names for other in usual):
-                name = common
-            elif len(schema.names) > position:
-                name = schema.names[position]
-            else:
-                raise GraphBuildError(label, None, None, f"it has no column {common!r}; it has {', '.join(map(repr, schema.names))}")
+            name = schema.names[position] if by_position and len(schema.names) > position else common
+            if name not in schema.names or (by_position and name in _MEANINGS):
+                raise GraphBuildError(
+                    label, None, None,
+                    f"it has no column {common!r}; it has {', '.join(map(repr, schema.names))}. Say which it is: "
+                    + ("Nodes(table, id=...)" if len(usual) == 1 else f"Edges(table, {common}=...)"),
+                )  # fmt: skip
         elif name not in schema.names:
             raise ColumnNotFoundError(name, schema.names, label)
         found.append(name)
@@ -372,7 +394,7 @@ def _read_times(label: str, batch: pa.RecordBatch, name: str, tz: str | None, pr
     if array.null_count:
         problems.note(first_null(array), name, "the time is null; every row needs one")
     if pa.types.is_integer(kind):
-        return numbers_of(array).astype(np.int64)
+        return _within_years(array, problems, name)
     if pa.types.is_date(kind):
         array = array.cast(pa.timestamp("us"))
     elif pa.types.is_null(kind):
@@ -390,4 +412,16 @@ def _read_times(label: str, batch: pa.RecordBatch, name: str, tz: str | None, pr
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     except pa.ArrowInvalid as exc:
         raise GraphBuildError(label, None, name, f"its times do not fit microseconds: {exc}") from exc
-    return numbers_of(array.cast(pa.int64())).copy()
+    return _within_years(array.cast(pa.int64()), problems, name)
+
+
+def _within_years(array: pa.Array, problems: Problems, name: str) -> Column:
+    """Microseconds; those that are none, as nanoseconds are, are noted."""
+    given = numbers_of(array)
+    far = (given < EARLIEST_US) | (given > LATEST_US)
+    if array.null_count:
+        far &= array.is_valid().to_numpy(zero_copy_only=False)
+    if far.any():
+        row = int(far.argmax())
+        problems.note(row, name, f"{given[row]} microseconds since 1970 lie outside the years 1 to 9999")
+    return given.astype(np.int64)

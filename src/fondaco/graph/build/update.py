@@ -27,27 +27,28 @@ import numpy.typing as npt
 from fondaco.core.errors import GraphBuildError, InputError
 from fondaco.core.files import os_errors
 from fondaco.core.units import parse_bytes
+from fondaco.graph.build.columns import Column, I32Array, I64Array, Rows, plain, take, take_rows
+from fondaco.graph.build.edge_files import EdgeShape, EdgeSorter
+from fondaco.graph.build.node_files import NodeShape, NodeSorter
+from fondaco.graph.build.stored import edge_features, node_features, stored_edges, stored_ids, stored_nodes
+from fondaco.graph.build.tables import Ids, TableReader
 from fondaco.graph.build.version import (
     MEMORY_BYTES,
     BuiltGraph,
     OnStep,
     Shares,
     UpdateBase,
+    by_type,
     check_kind,
     edge_key,
     resolve_ends,
 )
-from fondaco.graph.build.columns import Column, I32Array, I64Array, Rows, plain, take, take_rows
-from fondaco.graph.build.edge_files import EdgeShape, EdgeSorter
 from fondaco.graph.ids import NodeIndex, hash_ids, show_id
 from fondaco.graph.inputs import Edges, Nodes
 from fondaco.graph.layout import edges_file, feature_file, nodes_file
 from fondaco.graph.manifest import FileEntry
-from fondaco.graph.build.node_files import NodeShape, NodeSorter
 from fondaco.graph.schema import Adjacency, EdgeKey, EdgeType, Feature, GraphSchema, IdKind, NodeType
 from fondaco.graph.sections import open_sections
-from fondaco.graph.build.stored import edge_features, node_features, stored_edges, stored_ids, stored_nodes
-from fondaco.graph.build.tables import Ids, TableReader
 from fondaco.store.builder import Steps
 
 BATCH_ROWS = 1 << 18  # of stored rows, at most
@@ -77,7 +78,12 @@ def update_graph_version(
         GraphBuildError: as for a build; or a row removes what is not there. InputError, NodeTypeNotFoundError, EdgeTypeNotFoundError.
     """
     update = _Update(directory, base, parse_bytes(memory), on_step)
-    return update.run(add_nodes or {}, remove_nodes or {}, add_edges or {}, remove_edges or {})
+    return update.run(
+        by_type("add_nodes", add_nodes),
+        by_type("remove_nodes", remove_nodes),
+        by_type("add_edges", add_edges),
+        by_type("remove_edges", remove_edges),
+    )
 
 
 @dataclass(slots=True)

@@ -28,18 +28,18 @@ import numpy as np
 
 from fondaco.core.errors import GraphBuildError, InputError, near_name
 from fondaco.core.units import parse_bytes
-from fondaco.graph.build import _kernels as build_kernels
 from fondaco.graph import _id_kernels as id_kernels
+from fondaco.graph.build import _kernels as build_kernels
 from fondaco.graph.build.arrow_columns import Problems
 from fondaco.graph.build.columns import Column, I32Array, Ragged, Rows, take
 from fondaco.graph.build.edge_files import EdgeShape, EdgeSorter
+from fondaco.graph.build.node_files import NodeShape, NodeSorter
+from fondaco.graph.build.runs import RowSpool
+from fondaco.graph.build.tables import Chunk, Ids, TableReader
 from fondaco.graph.ids import NodeIndex, hash_ids, show_id
 from fondaco.graph.inputs import Edges, Nodes, StoreFeature
 from fondaco.graph.manifest import FileEntry
-from fondaco.graph.build.node_files import NodeShape, NodeSorter
-from fondaco.graph.build.runs import RowSpool
 from fondaco.graph.schema import DIRECTIONS, Direction, EdgeKey, EdgeType, Feature, GraphSchema, IdKind, NodeType, check_schema
-from fondaco.graph.build.tables import Chunk, Ids, TableReader
 from fondaco.store.builder import Steps
 
 MEMORY_BYTES = 1 << 30
@@ -144,8 +144,11 @@ class _Build:
         self._built_from: dict[str, Any] = {"nodes": {}, "edges": {}, "endpoints": [], "undirected": []}
 
     def run(self, nodes: Mapping[str, object] | None, edges: Mapping[EdgeKey, object] | None, store_field: StoreField | None) -> BuiltGraph:
-        tables = {name: table if isinstance(table, Nodes) else Nodes(table) for name, table in (nodes or {}).items()}
-        edge_tables = {edge_key(key): table if isinstance(table, Edges) else Edges(table) for key, table in (edges or {}).items()}
+        given_nodes, given_edges = by_type("nodes", nodes), by_type("edges", edges)
+        tables = {name: table if isinstance(table, Nodes) else Nodes(table) for name, table in given_nodes.items()}
+        edge_tables = {edge_key(key): table if isinstance(table, Edges) else Edges(table) for key, table in given_edges.items()}
+        if len(edge_tables) < len(given_edges):
+            raise InputError(f"two of edges' keys name one edge type: {', '.join(map(repr, given_edges))}")
         named = _named_types(tables, edge_tables)
         self._check_schema_names(named, edge_tables)
         for name in named:
@@ -430,6 +433,20 @@ def check_kind(name: str, kind: IdKind | None, ids: Ids, label: str, column: str
     if ids.kind is not None and kind is not None and ids.kind != kind:
         told = {"long": "whole numbers", "string": "texts"}
         raise GraphBuildError(label, None, column, f"mixed types: ids of {name!r} are {told[kind]}, and these are {told[ids.kind]}")
+
+
+def by_type(what: str, tables: object) -> Mapping[Any, object]:
+    """Tables by type; None: none.
+
+    Raises:
+        InputError: not a mapping.
+    """
+    if tables is None:
+        return {}
+    if not isinstance(tables, Mapping):
+        form = "{'person': table}" if "nodes" in what else "{('person', 'knows', 'person'): table}"
+        raise InputError(f"{what} says the table of each type, as {form}; it is a {type(tables).__name__}")
+    return tables
 
 
 def edge_key(key: object) -> EdgeKey:
