@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +13,10 @@ import fondaco
 from fondaco.cli._common import SuggestingGroup, directory_option, json_option, print_json, print_table
 from fondaco.core.errors import InputError
 from fondaco.core.units import format_bytes
+
+if TYPE_CHECKING:
+    from fondaco.graph.answers import HeteroSubgraph, Subgraph
+    from fondaco.graph.schema import EdgeType, GraphSchema, NodeType
 
 
 @click.group("graph", cls=SuggestingGroup)
@@ -21,8 +26,16 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("name")
-@click.option("--nodes", "nodes", multiple=True, metavar="TYPE=PATH", help="a node table: Parquet or CSV, a file or a folder; repeatable")
-@click.option("--edges", "edges", multiple=True, required=True, metavar="SRC/RELATION/DST=PATH", help="an edge table; repeatable")
+@click.option(
+    "--nodes",
+    "nodes",
+    multiple=True,
+    metavar="TYPE=PATH",
+    help="a node table: Parquet or CSV, a file or a folder; repeatable, also for one type",
+)
+@click.option(
+    "--edges", "edges", multiple=True, required=True, metavar="SRC/RELATION/DST=PATH", help="an edge table; repeatable, also for one type"
+)
 @click.option("--partitions", type=click.IntRange(1, 4096), default=1, show_default=True, help="how finely it can be shared out to servers")
 @click.option(
     "--directions", type=click.Choice(["out", "in", "both"]), default="out", show_default=True, help="which neighbours are stored"
@@ -51,13 +64,13 @@ def build(
     A node table has a column `id` (or its first column), an edge table `src` and `dst` (or its first two); `weight` and `time` mean
     themselves, every other column is a feature. A node type without a table has the ends of its edges as nodes.
     """
-    node_tables = dict(_named_path(text, "--nodes", "TYPE=PATH") for text in nodes)
-    edge_tables = {_edge_key(key): path for key, path in (_named_path(text, "--edges", "SRC/RELATION/DST=PATH") for text in edges)}
+    node_tables = _by_type(_named_path(text, "--nodes", "TYPE=PATH") for text in nodes)
+    edge_tables = _by_type(_named_path(text, "--edges", "SRC/RELATION/DST=PATH") for text in edges)
     with fondaco.open(directory) as platform:
         report = platform.build_graph(
             name,
             nodes=node_tables,
-            edges=edge_tables,
+            edges={_edge_key(key): table for key, table in edge_tables.items()},
             partitions=partitions,
             directions=directions,
             undirected=undirected,
@@ -76,6 +89,14 @@ def _named_path(text: str, option: str, form: str) -> tuple[str, str]:
     if not (name and equals and path):
         raise InputError(f"{option} wants {form}, not {text!r}")
     return name, path
+
+
+def _by_type(named: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """Paths by type; several of one type are one table."""
+    found: dict[str, list[str]] = {}
+    for name, path in named:
+        found.setdefault(name, []).append(path)
+    return {name: paths[0] if len(paths) == 1 else paths for name, paths in found.items()}
 
 
 def _edge_key(text: str) -> tuple[str, str, str]:
@@ -114,7 +135,8 @@ def show(name: str, directory: str, as_json: bool) -> None:
     if as_json:
         print_json(described)
         return
-    click.echo(f"{name}: v{described['current']}, {described['partitions']} partitions, {format_bytes(described['bytes'])}")
+    divided = f"{described['partitions']} partition{'s' if described['partitions'] != 1 else ''}"
+    click.echo(f"{name}: v{described['current']}, {divided}, {format_bytes(described['bytes'])}")
     rows: list[tuple[object, ...]] = [
         ("node", node.name, described["nodes"][node.name], f"{node.id} ids", _features(node)) for node in schema.nodes
     ]
@@ -122,7 +144,7 @@ def show(name: str, directory: str, as_json: bool) -> None:
     print_table(("", "type", "count", "", "features"), rows)
 
 
-def _features(kind: Any) -> str:
+def _features(kind: NodeType | EdgeType) -> str:
     """`x float32 [128], name bytes; weighted, timed`."""
     told = []
     for feature in kind.features:
@@ -262,13 +284,16 @@ def _whole(text: str) -> int:
         raise InputError(f"the nodes of this graph have whole numbers as ids, not {text!r}") from None
 
 
-def _edges_of(schema: Any, found: Any) -> Any:
+def _edges_of(schema: GraphSchema, found: Subgraph | HeteroSubgraph) -> Iterator[tuple[str, object, object]]:
     """(edge type, source, target) of every edge of a subgraph."""
+    from fondaco.graph.answers import Subgraph
+
     for edge in schema.edges:
-        one_type = not isinstance(found.nodes, dict)
-        index = found.edge_index if one_type else found.edge_index.get(edge.key)
-        if index is None:
+        if isinstance(found, Subgraph):
+            index, src, dst = found.edge_index, found.nodes, found.nodes
+        elif edge.key in found.edge_index:
+            index, src, dst = found.edge_index[edge.key], found.nodes[edge.src], found.nodes[edge.dst]
+        else:
             continue
-        src, dst = (found.nodes, found.nodes) if one_type else (found.nodes[edge.src], found.nodes[edge.dst])
         for first, second in index.T.tolist():
             yield edge.name, src[first], dst[second]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fondaco.core.units import format_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
@@ -34,5 +36,5 @@ class BuildReport:
         state = f"v{self.version} is current" if self.current else f"v{self.version} is READY"
         return (
             f"built {self.graph} v{self.version}: {self.node_count:,} nodes, {self.edge_count:,} edges, {self.partitions} "
-            f"partition{'s' if self.partitions != 1 else ''}, {self.bytes / 2**20:,.1f} MiB in {self.seconds:.1f} s; {state}"
+            f"partition{'s' if self.partitions != 1 else ''}, {format_bytes(self.bytes)} in {self.seconds:.1f} s; {state}"
         )
