@@ -112,7 +112,27 @@ def test_edges_have_times_and_labels_of_their_own(shop):
         assert own.tolist() == part.seed_time.tolist() == (when[part.input_id] - 1).tolist()
 
 
+def test_edges_with_an_unknown_end_are_left_out_where_that_is_said(pages):
+    src, dst = links()[:, :6].copy()
+    src[1], dst[4] = 5, 6
+    (batch,) = LinkNeighborLoader(pages, (src, dst), [2], negatives=1, on_unknown="pad", edge_labels=np.arange(6.0))
+    assert batch.input_id.tolist() == [0, 2, 3, 5]
+    assert batch.edge_label.tolist() == [0, 2, 3, 5, 0, 0, 0, 0]
+    assert pairs(batch)[:4] == [(src[each], dst[each]) for each in (0, 2, 3, 5)]
+
+
+def test_edges_may_be_a_table(pages):
+    table = page_tables()[1].slice(0, 50)
+    wanted = [pairs(batch) for batch in LinkNeighborLoader(pages, links()[:, :50], [2], 20)]
+    assert [pairs(batch) for batch in LinkNeighborLoader(pages, table, [2], 20)] == wanted
+    assert [pairs(batch) for batch in LinkNeighborLoader(pages, table.to_pandas(), [2], 20)] == wanted
+
+
 def test_what_cannot_be_is_refused(pages, shop):
+    with pytest.raises(InputError, match=r"\.T makes that of it"):
+        LinkNeighborLoader(pages, links().T)
+    with pytest.raises(InputError, match="negative_distribution is one of"):
+        LinkNeighborLoader(pages, negatives=1, negative_distribution="zipf")
     with pytest.raises(InputError, match=r"give sources and targets: \[2, n\]"):
         LinkNeighborLoader(pages, np.zeros((3, 4), np.int64))
     with pytest.raises(InputError, match="say edge_type="):

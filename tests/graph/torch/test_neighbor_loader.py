@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fondaco.core.errors import InputError, NodeIdError
+import fondaco as fd
+from fondaco.core.errors import FondacoError, InputError, NodeIdError
 from fondaco.graph.torch import Batch, GrowingFanOuts, HeteroBatch, NeighborLoader
 from graph.graph_servers import GraphServerProcess
 from graph.torch.loader_graphs import COMMUNITIES, PAGES, page_id, page_tables
@@ -109,7 +110,8 @@ def test_a_failure_in_a_thread_comes_to_who_takes_that_batch(pages):
     with pytest.raises(NodeIdError, match=": 5"):
         next(batches)
     padded = list(NeighborLoader(pages, seeds, [2], 20, on_unknown="pad"))
-    assert padded[2].seed_index.tolist()[5] == -1
+    assert padded[2].input_id.tolist() == [each for each in range(40, 60) if each != 45]
+    assert padded[2].n_id[padded[2].seed_index].tolist() == seeds[padded[2].input_id].tolist()
 
 
 def test_leaving_early_leaves_no_thread_behind(pages):
@@ -238,6 +240,59 @@ def test_wrong_options_are_refused_at_once(pages, shop):
         NeighborLoader(pages, group=-3)
     with pytest.raises(InputError, match="shape"):
         NeighborLoader(pages, [[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fan_outs": 5}, "one entry for each hop"),
+        ({"fan_outs": [3, 2.5]}, r"fan_outs\[1\] .* not 2.5"),
+        ({"fan_outs": GrowingFanOuts([[3], [-2]])}, "not -2"),
+        ({"fan_outs": {"links": 5}}, "lists with one entry for each hop"),
+        ({"batch_size": 2.5}, "batch_size .* not 2.5"),
+        ({"prefetch": None}, "prefetch .* not None"),
+        ({"seed": "7"}, "seed is a whole number or None"),
+        ({"seeds": np.ones(PAGES, bool)}, r"not a mask; give ids\[mask\]"),
+        ({"num_neighbors": [3]}, "did you mean 'fan_outs'"),
+        ({"edge_features": ["speed"]}, "no feature 'speed'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_batch(pages, options, message):
+    with pytest.raises(FondacoError, match=message):
+        NeighborLoader(pages, **options)
+    with pytest.raises(InputError, match=r"platform.graph\(name\)"):
+        NeighborLoader("data/")
+
+
+def test_fan_outs_may_be_named_by_edge_or_message_type_as_pyg_does(pages):
+    edge, message = ("page", "links", "page"), ("page", "rev_links", "page")
+    wanted = everything(next(iter(NeighborLoader(pages, IDS, [4, 2], 20))))
+    for named in ({edge: [4, 2]}, {message: [4, 2]}, {"links": [4, 2]}):
+        assert everything(next(iter(NeighborLoader(pages, IDS, named, 20)))) == wanted
+
+
+def test_labels_of_unknown_seeds_are_left_out_with_them(pages):
+    seeds = np.array([5, IDS[3], 6, IDS[4]])
+    (batch,) = NeighborLoader(pages, seeds, [2], on_unknown="pad", labels=[10, 11, 12, 13])
+    assert batch.input_id.tolist() == [1, 3]
+    assert batch.y.tolist() == [11, 13]
+    assert batch.n_id[: batch.batch_size].tolist() == seeds[[1, 3]].tolist()
+
+
+def test_features_called_like_something_else_in_a_batch_do_not_take_its_place(tmp_path):
+    import pandas
+
+    nodes = pandas.DataFrame({"id": [1, 2], "label": [7, 8], "y": [0.5, 0.25], "version": [3, 4]})
+    edges = pandas.DataFrame({"src": [1], "dst": [2]})
+    with fd.open(tmp_path) as platform:
+        platform.build_graph("g", nodes={"a": nodes}, edges={("a", "to", "a"): edges}, progress=False)
+        graph = platform.graph("g")
+        with pytest.raises(InputError, match="'version' is called like something else"):
+            NeighborLoader(graph)
+        with pytest.raises(InputError, match="leave one of them out"):
+            NeighborLoader(graph, features=["y"], labels="label")
+        (batch,) = NeighborLoader(graph, [1], [1], features=[], labels="label")
+        assert batch.y.tolist() == [7, 8]
 
 
 def test_a_model_learns_communities_from_the_loader(pages):

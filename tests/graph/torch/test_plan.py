@@ -92,5 +92,5 @@ def test_the_process_group_that_was_joined_comes_before_the_environment(monkeypa
 
 
 def test_a_batch_without_seeds_is_refused():
-    with pytest.raises(InputError, match="batch_size=0"):
+    with pytest.raises(InputError, match=r"batch_size \(seeds in a batch\) is a whole number from 1 .* not 0"):
         EpochPlan(3, 0)

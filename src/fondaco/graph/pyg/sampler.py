@@ -32,6 +32,7 @@ from fondaco.graph.queries import Distribution, Strategy
 from fondaco.graph.schema import Direction, EdgeType
 from fondaco.graph.torch.batches import message_type
 from fondaco.graph.torch.counters import mixed
+from fondaco.graph.torch.fan_outs import FanOuts, hops_of
 from fondaco.graph.torch.merging import merged
 from fondaco.graph.torch.tensors import absent, array_of, message_index, tensor_of
 
@@ -221,18 +222,10 @@ def pyg_direction(graph: Graph, said: Direction | None = None) -> Direction:
     return said or ("in" if all("in" in edge.directions for edge in graph.schema.edges) else "out")
 
 
-def _by_hop(graph: Graph, fan_outs: AnyFanOuts, direction: Direction) -> tuple[int | dict[Edge, int], ...]:
-    """Fan-outs, one entry a hop; PyG's dictionaries name edge types, or the messages along them."""
+def _by_hop(graph: Graph, fan_outs: AnyFanOuts, direction: Direction) -> FanOuts:
+    """Fan-outs, one entry a hop."""
     values: Any = fan_outs
-    types = {message_type(edge.key, direction): edge.key for edge in graph.schema.edges}
     if isinstance(values, NumNeighbors):
-        values = values.get_values(list(types)) if isinstance(values.values, dict) and values.default is not None else values.get_values()
-    if not isinstance(values, Mapping):
-        return tuple(values)
-    by_edge: dict[Edge, list[int]] = {}
-    for key, counts in values.items():
-        by_edge[key if isinstance(key, str) else types.get(tuple(key)) or tuple(key)] = list(counts)
-    hops = {len(counts) for counts in by_edge.values()}
-    if len(hops) != 1:
-        raise InputError(f"fan-outs have as many hops for every edge type; got {sorted(hops)}")
-    return tuple({key: counts[hop] for key, counts in by_edge.items()} for hop in range(hops.pop()))
+        types = [message_type(edge.key, direction) for edge in graph.schema.edges]
+        values = values.get_values(types) if isinstance(values.values, dict) and values.default is not None else values.get_values()
+    return hops_of(graph.schema, direction, values)

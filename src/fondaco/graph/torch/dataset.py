@@ -14,9 +14,10 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fondaco.graph._arguments import whole
 from fondaco.graph.graph import Graph
-from fondaco.graph.torch.fan_outs import GrowingFanOuts
-from fondaco.graph.torch.neighbor_loader import AnyFanOuts, fan_outs_of
+from fondaco.graph.torch.fan_outs import AnyFanOuts, GrowingFanOuts, hops_of
+from fondaco.graph.torch.neighbor_loader import check_fan_outs
 from fondaco.graph.torch.neighborhoods import Neighborhoods, Seeds
 from fondaco.graph.torch.options import LoaderOptions
 
@@ -41,6 +42,7 @@ class GraphIterableDataset(IterableDataset):  # type: ignore[misc]  # torch's cl
         super().__init__()
         self.source = Neighborhoods(graph, seeds, batch_size, options, node_type)
         self.fan_outs, self.transform = fan_outs, transform
+        check_fan_outs(self.source, fan_outs)
         self._now = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, level of growing fan-outs
 
     def __len__(self) -> int:
@@ -53,13 +55,13 @@ class GraphIterableDataset(IterableDataset):  # type: ignore[misc]  # torch's cl
 
     def set_epoch(self, epoch: int) -> None:
         """The number of the next pass, for all workers; growing fan-outs pass on the level that they have reached."""
-        self._now[0] = epoch
+        self._now[0] = whole(epoch, "epoch", 0)
         if isinstance(self.fan_outs, GrowingFanOuts):
             self._now[1] = self.fan_outs.level
 
     def __iter__(self) -> Iterator[Any]:
-        fan_outs = self.fan_outs.levels[int(self._now[1])] if isinstance(self.fan_outs, GrowingFanOuts) else fan_outs_of(self.fan_outs)
-        make = self.source.epoch(self.epoch, fan_outs)
+        said = self.fan_outs.levels[int(self._now[1])] if isinstance(self.fan_outs, GrowingFanOuts) else self.fan_outs
+        make = self.source.epoch(self.epoch, hops_of(self.source.graph.schema, self.source.direction, said))
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for index in range(first, len(self), step):

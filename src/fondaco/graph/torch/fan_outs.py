@@ -13,10 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from fondaco.core.errors import InputError
+from fondaco.graph._arguments import pack_fan_outs
 from fondaco.graph.graph import Edge
+from fondaco.graph.schema import Direction, GraphSchema
+from fondaco.graph.torch.batches import message_type
 
 FanOut: TypeAlias = "int | Mapping[Edge, int]"
 FanOuts: TypeAlias = Sequence[FanOut]
+FanOutsByType: TypeAlias = Mapping[Edge, Sequence[int]]
+AnyFanOuts: TypeAlias = "FanOuts | FanOutsByType | GrowingFanOuts"
 
 
 class GrowingFanOuts:
@@ -35,7 +40,8 @@ class GrowingFanOuts:
     def __init__(
         self, levels: Sequence[FanOuts], *, patience: int = 1, min_delta: float = 0.0, better: Literal["higher", "lower"] = "higher"
     ) -> None:
-        if not levels or len({len(level) for level in levels}) != 1 or not levels[0]:
+        lists = all(hasattr(level, "__len__") and not isinstance(level, (str, Mapping)) for level in levels)
+        if not lists or len(levels) == 0 or len({len(level) for level in levels}) != 1 or len(levels[0]) == 0:
             raise InputError("levels of fan-outs are lists of one length, as many hops in each: [[5, 3], [15, 10]]")
         if patience < 1 or min_delta < 0 or better not in ("higher", "lower"):
             raise InputError(
@@ -63,3 +69,26 @@ class GrowingFanOuts:
             return False
         self.level, self._stalled = self.level + 1, 0
         return True
+
+
+def hops_of(schema: GraphSchema, direction: Direction, fan_outs: object) -> FanOuts:
+    """Fan-outs, one entry a hop. {edge type: [15, 10]}, as PyG writes them, may name the edges or the messages along them.
+
+    Raises:
+        InputError, EdgeTypeNotFoundError: they are none; names the entry.
+    """
+    if not isinstance(fan_outs, Mapping):
+        return _one_a_hop(schema, fan_outs)
+    messages = {message_type(edge.key, direction): edge.key for edge in schema.edges}
+    by_edge = {messages.get(key, key): counts for key, counts in fan_outs.items()}
+    if not all(hasattr(counts, "__len__") for counts in by_edge.values()):
+        raise InputError("fan-outs by edge type are lists with one entry for each hop: {('a', 'links', 'b'): [15, 10]}")
+    hops = {len(counts) for counts in by_edge.values()}
+    if len(hops) != 1:
+        raise InputError(f"fan-outs have as many hops for every edge type; got {sorted(hops)}")
+    return _one_a_hop(schema, [{key: counts[hop] for key, counts in by_edge.items()} for hop in range(hops.pop())])
+
+
+def _one_a_hop(schema: GraphSchema, fan_outs: object) -> FanOuts:
+    hops: FanOuts = list(pack_fan_outs(schema, fan_outs))  # type: ignore[arg-type]  # names are edges, too: keys of mappings are invariant
+    return tuple(hops)

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from fondaco.graph.graph import Edge, Graph
 from fondaco.graph.queries import Distribution
+from fondaco.graph.torch.fan_outs import AnyFanOuts
 from fondaco.graph.torch.links import LinkNeighborhoods, Links, Negatives
-from fondaco.graph.torch.neighbor_loader import AnyFanOuts, EpochLoader
+from fondaco.graph.torch.neighbor_loader import EpochLoader
 from fondaco.graph.torch.options import LoaderOptions
 
 
@@ -30,11 +31,13 @@ class LinkNeighborLoader(EpochLoader):
     ends' node types. `input_id`: positions of the batch's edges in `edges`.
 
     Args:
-        edges: [2, n] ids (sources, targets); (edge type, [2, n]); an edge type, or None with `edge_type`: all edges of the type.
+        edges: [2, n] ids (sources, targets); a table with columns src and dst; (edge type, either of them); an edge type, or None with
+            `edge_type`: all edges of the type.
         negatives: false edges for each true one: other targets for its source. negative_distribution: "uniform", or "degree" (in-degree to
             the power 0.75). strict_negatives: never an edge that exists; left out where a source has edges to all.
         hide_seed_edges: the batch's true edges carry no messages, nor do edges of the type that lead back.
         as_of (options): a time for each edge, of both its ends.
+        on_unknown (options): "pad": edges with an unknown end are left out of their batch (`input_id` says which are in it).
         Others as of `NeighborLoader`; `labels` and `group` are for nodes.
     Raises:
         InputError, EdgeTypeNotFoundError, FeatureNotFoundError: at once. What `Graph.sample` raises: when the batch is taken.

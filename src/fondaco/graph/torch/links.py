@@ -6,13 +6,13 @@ A batch's draws are keyed by (seed, epoch, batch), its negatives too. No state; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import InputError, StateError
-from fondaco.graph._arguments import pack_as_of
+from fondaco.graph._arguments import pack_as_of, whole
 from fondaco.graph.answers import HeteroSubgraph, Subgraph
 from fondaco.graph.graph import Edge, Graph
 from fondaco.graph.queries import Distribution
@@ -22,7 +22,7 @@ from fondaco.graph.torch.counters import mixed
 from fondaco.graph.torch.fan_outs import FanOuts
 from fondaco.graph.torch.hiding import without_edges
 from fondaco.graph.torch.merging import merged
-from fondaco.graph.torch.neighborhoods import MakeBatch, direction_of, refuse_unknown, seed_of, wanted_features
+from fondaco.graph.torch.neighborhoods import MakeBatch, check_options, direction_of, seed_of, wanted_features
 from fondaco.graph.torch.options import LoaderOptions
 from fondaco.graph.torch.plan import EpochPlan, PlannedBatch
 from fondaco.graph.torch.ranks import trainer_rank
@@ -46,7 +46,10 @@ class Negatives:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.mode not in ("binary", "triplet") or (self.mode == "triplet" and not self.count):
+        whole(self.count, "negatives (false edges for each true one)", 0)
+        if self.distribution not in get_args(Distribution):
+            raise InputError(f"negative_distribution is one of {', '.join(map(repr, get_args(Distribution)))}; not {self.distribution!r}")
+        if self.mode not in ("binary", "triplet") or (self.mode == "triplet" and not self.count):
             raise InputError(
                 f'negatives are at least 0 an edge, in mode "binary", or at least 1 in "triplet"; got {self.count}, {self.mode!r}'
             )
@@ -67,7 +70,7 @@ class LinkNeighborhoods:
         negatives: Negatives,
         hide_seed_edges: bool,
     ) -> None:
-        refuse_unknown(options)
+        check_options(graph, options)
         for name in ("labels", "group"):
             if options.get(name) not in (None, False):
                 raise InputError(f"{name}= belongs to seed nodes; the labels of edges are edge_labels=, and edges cannot be grouped")
@@ -101,7 +104,7 @@ class LinkNeighborhoods:
         return lambda index: self._batch(number, self.plan.batch(order, index), fan_outs)
 
     def _batch(self, epoch: int, planned: PlannedBatch, fan_outs: FanOuts) -> Any:
-        positions = planned.positions
+        positions = self._known(planned.positions)
         key = mixed(self.seed, epoch, planned.number)
         src, dst = self.src[positions], self.dst[positions]
         owners, false = self._false_ends(src, key)
@@ -117,6 +120,14 @@ class LinkNeighborhoods:
             part.seed_time = tensor_of(as_of)
         self._add_pairs(batch, part, near, far, owners, positions)
         return pinned(batch) if self.options.get("pin_memory") else batch
+
+    def _known(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions of the edges whose ends the graph has, where those that it lacks are to be left out."""
+        if self.options.get("on_unknown") != "pad":
+            return positions
+        timeout_s = self.options.get("timeout_s")
+        known = self.graph.contains(self.src[positions], node_type=self.edge.src, timeout_s=timeout_s)
+        return positions[known & self.graph.contains(self.dst[positions], node_type=self.edge.dst, timeout_s=timeout_s)]
 
     def _false_ends(self, src: npt.NDArray[Any], key: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """Targets of edges that are not there, and the position of the edge that each goes with."""
@@ -200,13 +211,22 @@ def _edges_of(graph: Graph, edges: Links, edge_type: Edge | None) -> tuple[EdgeT
     edge = schema.edges[0] if edge_type is None else schema.edge(edge_type)
     if edges is None:
         return edge, *all_edges(graph, edge)
+    return edge, *_ends_of(edges)
+
+
+def _ends_of(edges: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Sources and targets out of [2, n], or of the columns src and dst of a table."""
+    names = getattr(edges, "column_names", getattr(edges, "columns", ()))
+    if "src" in names and "dst" in names:
+        edges = (edges["src"], edges["dst"])
     ends = edges if isinstance(edges, (tuple, list)) and len(edges) == 2 else array_of(edges)
-    if len(ends) != 2:
-        raise InputError(f"edges have shape {np.shape(ends)}; give sources and targets: [2, n]")
+    if isinstance(ends, np.ndarray) and (ends.ndim == 0 or len(ends) != 2):
+        turned = "; .T makes that of it" if ends.ndim == 2 and ends.shape[1] == 2 else ", or a table with columns src and dst"
+        raise InputError(f"edges have shape {ends.shape}; give sources and targets: [2, n]{turned}")
     src, dst = array_of(ends[0]), array_of(ends[1])
     if src.ndim != 1 or src.shape != dst.shape:
         raise InputError(f"sources have shape {src.shape} and targets {dst.shape}; give [n] of both")
-    return edge, src, dst
+    return src, dst
 
 
 def all_edges(graph: Graph, edge: EdgeType) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias, Unpack
+from collections.abc import Iterator
+from typing import Any, Protocol, Unpack
 
+from fondaco.graph._arguments import whole
 from fondaco.graph.graph import Graph
 from fondaco.graph.prefetching import in_order
-from fondaco.graph.torch.fan_outs import FanOuts, GrowingFanOuts
+from fondaco.graph.schema import Direction
+from fondaco.graph.torch.fan_outs import AnyFanOuts, FanOuts, GrowingFanOuts, hops_of
 from fondaco.graph.torch.neighborhoods import MakeBatch, Neighborhoods, Seeds
 from fondaco.graph.torch.options import LoaderOptions
 from fondaco.graph.torch.plan import EpochPlan
-
-AnyFanOuts: TypeAlias = "FanOuts | GrowingFanOuts"
 
 
 class Source(Protocol):
     """Batches by epoch and round: `Neighborhoods` or `Links`."""
 
+    graph: Graph
+    direction: Direction
     plan: EpochPlan
     seed: int
 
@@ -31,9 +33,9 @@ class EpochLoader:
 
     def __init__(self, source: Source, fan_outs: AnyFanOuts, prefetch: int, threads: int) -> None:
         self.source, self.fan_outs = source, fan_outs
-        self.prefetch, self.threads = prefetch, threads
+        self.prefetch, self.threads = whole(prefetch, "prefetch (batches made ahead)", 0), whole(threads, "threads", 1)
         self.epoch = 0
-        in_order(lambda index: index, (), depth=prefetch, threads=threads)  # refuses numbers that cannot be, now
+        check_fan_outs(source, fan_outs)
 
     @property
     def seed(self) -> int:
@@ -46,11 +48,11 @@ class EpochLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """The number of the next pass; each pass adds one. To resume a training, or to repeat an epoch."""
-        self.epoch = epoch
+        self.epoch = whole(epoch, "epoch", 0)
 
     def __iter__(self) -> Iterator[Any]:
         epoch, self.epoch = self.epoch, self.epoch + 1
-        make = self.source.epoch(epoch, fan_outs_of(self.fan_outs))
+        make = self.source.epoch(epoch, fan_outs_of(self.source, self.fan_outs))
         return in_order(make, range(len(self)), depth=self.prefetch, threads=self.threads)
 
 
@@ -69,7 +71,7 @@ class NeighborLoader(EpochLoader):
 
     Args:
         seeds: ids; (node type, ids); a node type or None: all nodes. They may repeat, and may have a time each (`as_of`).
-        fan_outs: neighbours a node at each hop: numbers, or {edge type: number}; or `GrowingFanOuts`.
+        fan_outs: neighbours a node at each hop (-1: all): numbers, or {edge type: number}; or {edge type: numbers}; or `GrowingFanOuts`.
         batch_size: seeds in a batch of one trainer.
         prefetch: batches made ahead at most; 0: made when taken. threads: that make them.
         options: `LoaderOptions`: features, labels, shuffle, seed, as_of, strategy, rank and world, ...
@@ -92,6 +94,16 @@ class NeighborLoader(EpochLoader):
         super().__init__(Neighborhoods(graph, seeds, batch_size, options, node_type), fan_outs, prefetch, threads)
 
 
-def fan_outs_of(fan_outs: AnyFanOuts) -> Sequence[Any]:
-    """The fan-outs to use now."""
-    return fan_outs.current if isinstance(fan_outs, GrowingFanOuts) else tuple(fan_outs)
+def fan_outs_of(source: Source, fan_outs: AnyFanOuts) -> FanOuts:
+    """The fan-outs to use now, one entry a hop."""
+    return hops_of(source.graph.schema, source.direction, fan_outs.current if isinstance(fan_outs, GrowingFanOuts) else fan_outs)
+
+
+def check_fan_outs(source: Source, fan_outs: AnyFanOuts) -> None:
+    """Refuse fan-outs that cannot be, before any batch is made.
+
+    Raises:
+        InputError, EdgeTypeNotFoundError.
+    """
+    for each in fan_outs.levels if isinstance(fan_outs, GrowingFanOuts) else (fan_outs,):
+        hops_of(source.graph.schema, source.direction, each)

@@ -7,15 +7,14 @@ the graph is. Any thread.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError
-from fondaco.graph._arguments import pack_as_of, pack_node_features
+from fondaco.core.errors import InputError, near_name
+from fondaco.graph._arguments import pack_as_of, pack_edge_features, pack_node_features, pack_seed
 from fondaco.graph.answers import HeteroSubgraph, Subgraph
 from fondaco.graph.graph import FeatureNames, Graph
 from fondaco.graph.schema import Direction, GraphSchema, NodeType
@@ -36,7 +35,7 @@ class Neighborhoods:
     """All batches of all epochs over `seeds`."""
 
     def __init__(self, graph: Graph, seeds: Seeds, batch_size: int, options: LoaderOptions, node_type: str | None = None) -> None:
-        refuse_unknown(options)
+        check_options(graph, options)
         schema = graph.schema
         self.graph, self.options = graph, options
         self.node_type, ids = seeds_of(graph, seeds, node_type)
@@ -92,8 +91,10 @@ class Neighborhoods:
         return pinned(batch) if options.get("pin_memory") else batch
 
     def _add_seeds(self, batch: Any, subgraph: Subgraph | HeteroSubgraph, positions: npt.NDArray[np.int64]) -> None:
-        part = seed_part(batch, subgraph)
-        part.input_id, part.seed_index = tensor_of(positions), tensor_of(subgraph.seed_index)
+        part, seed_index = seed_part(batch, subgraph), subgraph.seed_index
+        if self.options.get("on_unknown") == "pad":
+            positions, seed_index = positions[seed_index >= 0], seed_index[seed_index >= 0]
+        part.input_id, part.seed_index = tensor_of(positions), tensor_of(seed_index)
         part.batch_size = seed_count(subgraph)
         if self.labels is not None:
             part.y = tensor_of(self.labels[positions])
@@ -121,7 +122,7 @@ class Neighborhoods:
 def seed_of(options: LoaderOptions) -> int:
     """The seed of orders and draws: the one said (default 0), or a random one for None."""
     said = options.get("seed", 0)
-    return int.from_bytes(os.urandom(7), "little") if said is None else said
+    return pack_seed(said)
 
 
 def seeds_of(graph: Graph, seeds: Seeds, node_type: str | None) -> tuple[str, npt.NDArray[Any]]:
@@ -144,6 +145,8 @@ def seeds_of(graph: Graph, seeds: Seeds, node_type: str | None) -> tuple[str, np
     if seeds is None:
         return found.name, graph.node_ids(found.name)
     ids = array_of(seeds)
+    if ids.dtype == bool:
+        raise InputError("seeds are ids, not a mask; give ids[mask]")
     if ids.ndim != 1:
         raise InputError(f"seeds have shape {ids.shape}; give one id after the other: shape [n]")
     return found.name, ids.astype(object) if ids.dtype.kind == "U" else ids.astype(np.int64) if ids.size == 0 else ids
@@ -157,7 +160,12 @@ def direction_of(schema: GraphSchema, said: Direction | None) -> Direction:
 
 
 def wanted_features(schema: GraphSchema, said: FeatureNames | None, labels: Mapping[str, str]) -> dict[str, list[str]]:
-    """Names of the features to fetch by node type: those said (all but bytes by default), and labels, {node type: name}."""
+    """Names of the features to fetch by node type: those said (all but bytes by default), and labels, {node type: name}.
+
+    Raises:
+        InputError: a feature is called like something else that batches hold, or "y" where another one is the label.
+        FeatureNotFoundError, NodeTypeNotFoundError.
+    """
     wanted: dict[str, list[str]] = {}
     if said is None:
         for node in schema.nodes:
@@ -165,22 +173,59 @@ def wanted_features(schema: GraphSchema, said: FeatureNames | None, labels: Mapp
     else:
         for node_type, name in pack_node_features(schema, said):
             wanted.setdefault(node_type, []).append(name)
+    for node_type, names in wanted.items():
+        _refuse_reserved(names, f"feature of node type {node_type!r}", "features")
     for node_type, name in labels.items():
         names = wanted.setdefault(node_type, [])
+        if name != "y" and "y" in names:
+            if said is not None:
+                raise InputError(f"features= asks for 'y', and labels={name!r} becomes y; leave one of them out")
+            names.remove("y")
         if name not in names:
             names.append(name)
     return {node_type: names for node_type, names in wanted.items() if names}
 
 
-def refuse_unknown(options: LoaderOptions) -> None:
-    """Refuse options that no loader has.
+def check_options(graph: object, options: LoaderOptions) -> None:
+    """Refuse options that no loader has, and what is no graph.
 
     Raises:
-        InputError: names the nearest that there is.
+        InputError: names the nearest that there is. FeatureNotFoundError.
     """
-    from fondaco.core.errors import near_name
-
+    if not isinstance(graph, Graph):
+        raise InputError(f"a loader takes a graph, as platform.graph(name) or fd.graph.connect() gives; not {graph!r}")
     for name in options:
         if name not in LoaderOptions.__annotations__:
-            near = near_name(name, LoaderOptions.__annotations__)
+            near = _PYG_NAMES.get(name) or near_name(name, LoaderOptions.__annotations__)
             raise InputError(f"a loader has no option {name!r}" + (f"; did you mean {near!r}?" if near else "; see LoaderOptions"))
+    names = [name for _, name in pack_edge_features(graph.schema, options.get("edge_features", ()))]
+    _refuse_reserved(names, "edge feature", "edge_features")
+
+
+_PYG_NAMES: Final = {
+    "num_neighbors": "fan_outs",
+    "input_nodes": "seeds",
+    "input_time": "as_of",
+    "time_attr": "as_of",
+    "num_workers": "threads",
+    "prefetch_factor": "prefetch",
+    "edge_label_index": "edges",
+    "edge_label": "edge_labels",
+    "edge_label_time": "as_of",
+    "neg_sampling": "negatives",
+    "neg_sampling_ratio": "negatives",
+    "world_size": "world",
+}
+
+_RESERVED: Final = frozenset({
+    *("edge_index", "n_id", "e_id", "input_id", "seed_index", "batch_size", "num_nodes", "num_sampled_nodes", "num_sampled_edges"),
+    *("edge_weight", "edge_time", "seed_time", "as_of", "seed", "version", "edge_label", "edge_label_index"),
+    *("src_index", "dst_pos_index", "dst_neg_index"),
+})  # fmt: skip
+
+
+def _refuse_reserved(names: Sequence[str], what: str, option: str) -> None:
+    """Refuse names that mean something else in a batch: one of the two would be lost."""
+    taken = [name for name in names if name in _RESERVED]
+    if taken:
+        raise InputError(f"{what} {taken[0]!r} is called like something else that batches hold; name the ones to fetch by {option}=")

@@ -18,7 +18,7 @@ class LoaderOptions(TypedDict, total=False):
     What is sampled:
         strategy, replace, direction, edge_types: as in `Graph.sample`. direction: "out" (default, unless only "in" is stored), or "in".
         as_of: no edge later than this is seen: a datetime or microseconds, one for all or one a seed.
-        on_unknown: "error" (default), or "pad": unknown seeds are left out of seed_index (-1).
+        on_unknown: "error" (default), or "pad": unknown seeds are left out of their batch (input_id says which are in it).
 
     What a batch holds:
         features: names, or {node type: names}; default: every feature but bytes (and but the labels).

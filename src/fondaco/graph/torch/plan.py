@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fondaco.core.errors import InputError
+from fondaco.graph._arguments import whole
 from fondaco.graph.torch.counters import WHOLE_EPOCH, mixed, permutation
 from fondaco.graph.torch.ranks import ALONE, Rank
 
@@ -54,8 +54,7 @@ class EpochPlan:
     groups: Groups | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"a batch has at least one seed; batch_size={self.batch_size}")
+        whole(self.batch_size, "batch_size (seeds in a batch)", 1)
 
     def __len__(self) -> int:
         """Batches of one trainer in one epoch."""
