@@ -191,3 +191,23 @@ def test_a_model_of_pyg_runs_unchanged_and_learns(pages):
     batch = next(iter(NodeLoader(data, sampler, input_nodes=torch.arange(300, 600), batch_size=300)))
     found = model(batch.x[:, 1:], batch.edge_index)[:300].argmax(-1)
     assert (found == batch.y[:300]).float().mean() > 0.8
+
+
+def test_pygs_neighbor_loader_runs_with_the_sampler_given(pages):
+    from torch_geometric.loader import NeighborLoader
+
+    number, sampler = torch.arange(40), pyg.NeighborSampler(pages, [4, 2])
+    loader = NeighborLoader(pyg.stores(pages), [4, 2], neighbor_sampler=sampler, input_nodes=("page", number), batch_size=20)
+    batches = list(loader)
+    assert [each for batch in batches for each in batch["page"].input_id.tolist()] == number.tolist()
+    assert all((batch["page"].x[:, 0] == batch["page"].n_id).all() for batch in batches)
+    assert all(batch["page", "links", "page"].edge_index.shape[1] > 20 for batch in batches)
+
+
+def test_stores_offer_only_features_that_there_are(pages):
+    feature_store, _ = pyg.stores(pages, features="text")
+    assert [attr.attr_name for attr in feature_store.get_all_tensor_attrs()] == ["text"]
+    with pytest.raises(FeatureNotFoundError, match="no feature 'xx'"):
+        pyg.stores(pages, features=["xx"])
+    with pytest.raises(InputError, match=r"platform.graph\(name\)"):
+        pyg.stores("data/")

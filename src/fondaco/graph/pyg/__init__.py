@@ -11,11 +11,15 @@ that fetch a batch, features and all, by one request; these need two, one for ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fondaco.graph.torch.extras import need_geometric, need_torch
 
 need_torch()
 need_geometric()
 
+from fondaco.core.errors import InputError  # noqa: E402
+from fondaco.graph._arguments import pack_node_features  # noqa: E402
 from fondaco.graph.graph import Graph  # noqa: E402  (not before the lines that say what is missing)
 from fondaco.graph.pyg.feature_store import FeatureStore  # noqa: E402
 from fondaco.graph.pyg.graph_store import GraphStore  # noqa: E402
@@ -27,9 +31,15 @@ __all__ = ["FeatureStore", "GraphStore", "NeighborSampler", "NodeIndex", "stores
 
 
 def stores(
-    graph: Graph, *, features: tuple[str, ...] | list[str] | None = None, direction: Direction | None = None
+    graph: Graph, *, features: str | Sequence[str] | None = None, direction: Direction | None = None
 ) -> tuple[FeatureStore, GraphStore]:
-    """The pair that PyG's loaders take for `data`. `features`: names to put into batches (default: all but bytes)."""
+    """The pair that PyG's loaders take for `data`. `features`: names to put into batches (default: all but bytes).
+
+    Raises:
+        FeatureNotFoundError: no node type has a feature of that name. InputError: `graph` is none.
+    """
+    if not isinstance(graph, Graph):
+        raise InputError(f"stores are of a graph, as platform.graph(name) or fd.graph.connect() gives; not {graph!r}")
     index = NodeIndex(graph)
-    offered = None if features is None else tuple(features)
+    offered = None if features is None else tuple(dict.fromkeys(name for _, name in pack_node_features(graph.schema, features)))
     return FeatureStore(graph, index, offered), GraphStore(graph, index, pyg_direction(graph, direction))
