@@ -214,7 +214,8 @@ class _Update:
                     there = np.flatnonzero((known >= 0) & ~nodes.removed[np.maximum(known, 0)]) if nodes.old.count else known[:0]
                     if len(there):
                         row = int(there[0])
-                        chunk.problems.note(row, reader.id_columns[0], f"the node {show_id(ids.values, row)} is there already; remove it")
+                        reason = f"the node {show_id(ids.values, row)} is there already; to replace it, name it in remove_nodes too"
+                        chunk.problems.note(row, reader.id_columns[0], reason)
                     chunk.problems.raise_first()
                     if sorter is None:
                         touched |= self._settle_kind(nodes, ids)
