@@ -68,7 +68,7 @@ class Options:
     dropout: float = 0.3
     seed: int = 0
     processes: int = 1
-    group: bool = False
+    group: int = 0  # pages in a block of those that share neighbours; 0: no blocks
     adaptive: bool = False
 
 
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     parser.add_argument("--task", choices=("nodes", "links"), default="nodes")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processes", type=int, default=1, help="trainers that share the work")
-    parser.add_argument("--group", action="store_true", help="put pages that share neighbours into one batch (nodes)")
+    parser.add_argument("--group", type=int, default=0, help="put pages that share neighbours into one batch, in blocks of so many (nodes)")
     parser.add_argument("--adaptive", action="store_true", help=f"fan-outs {LEVELS}: the next when validation is no better")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--replicas", type=int, default=1)
