@@ -390,6 +390,11 @@ def test_samplers_and_datasets_iterate_as_deepgnns(strict, tmp_path):
     shared = [list(FileNodeSampler(str(tmp_path / "nodes.txt"), 2, data_parallel_num=2, data_parallel_index=each)) for each in range(2)]
     assert [[batch.tolist() for batch in part] for part in shared] == [[[9, 0], [9, -1]], [[7, 5]]]
     assert [batch.tolist() for batch in FileEdgeSampler(1, str(tmp_path / "edges.txt"), 3)] == [[[9, 0, 1], [0, 5, 1], [-1, -1, 1]]]
+    (tmp_path / "features.txt").write_text("9\t0\t0.5\t2\n0\t5\t1.5\t3\n")
+    ((edges, features),) = FileEdgeSampler(1, str(tmp_path / "features.txt"), 3, feature_dim=2)
+    assert edges.tolist() == [[9, 0, 1], [0, 5, 1], [-1, -1, 1]]
+    assert features.dtype == np.float32
+    assert features.tolist() == [[0.5, 2], [1.5, 3], [0, 0]]
     assert [batch.tolist() for batch in RangeNodeSampler(0, 5, 2, 0, 1, -1)] == [[0, 1], [2, 3], [4, -1]]
     assert len(list(GENodeSampler(strict, 0, 1, 2))) == 4
     assert [batch.shape for batch in GEEdgeSampler(strict, 1, 2, 1)] == [(2, 3), (2, 3)]
@@ -404,6 +409,12 @@ def test_samplers_and_datasets_iterate_as_deepgnns(strict, tmp_path):
     assert [batch.tolist() for batch in plain] == [batch.tolist() for batch in ahead]
     assert len(plain) == 3
     assert len(list(DeepGNNDataset(GENodeSampler, query, graph=strict, node_types=0, batch_size=2, epochs=3))) == 3
+
+    class Own(DeepGNNDataset):
+        def init_graph_client(self):
+            self.graph = strict
+
+    assert len(list(Own(GENodeSampler, query, node_types=0, batch_size=2, epochs=3))) == 3
 
 
 def test_a_served_graph_answers_the_same(directory, strict):

@@ -41,19 +41,37 @@ class DeepGNNDataset:
         collate_fn: Callable[[Any], Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.graph = backend.graph if backend is not None else kwargs.pop("graph", None)
-        self.query_fn, self.collate_fn, self.enable_prefetch = query_fn, collate_fn, enable_prefetch
+        self.sampler_class, self.query_fn, self.backend, self.kwargs = sampler_class, query_fn, backend, kwargs
+        self.num_workers, self.worker_index, self.batch_size, self.epochs = num_workers, worker_index, batch_size, epochs
+        self.collate_fn, self.enable_prefetch = collate_fn, enable_prefetch
+        self.graph: Any = kwargs.pop("graph", None)
         self.prefetch_queue_size = kwargs.pop("prefetch_queue_size", 10)
         self.prefetch_worker_size = kwargs.pop("prefetch_worker_size", 2)
-        own: dict[str, Any] = {"num_workers": num_workers, "worker_index": worker_index, "batch_size": batch_size, "epochs": epochs}
-        given = own | kwargs
-        for name, parameter in inspect.signature(sampler_class).parameters.items():
+        self.init_graph_client()
+        self.init_sampler()
+
+    def init_graph_client(self) -> None:
+        """Set `graph`; for classes that have a way of their own."""
+        if self.backend is not None:
+            self.graph = self.backend.graph
+
+    def init_sampler(self) -> None:
+        """Set `sampler`; for classes that have a way of their own.
+
+        Raises:
+            InputError: the sampler draws from a graph, and there is none.
+        """
+        given: dict[str, Any] = {}
+        for name, parameter in inspect.signature(self.sampler_class).parameters.items():
             if name == "graph" or parameter.annotation in (Graph, "Graph"):
                 if self.graph is None:
-                    raise InputError(f"{sampler_class.__name__} draws from a graph: give the dataset backend= or graph=")
+                    raise InputError(f"{self.sampler_class.__name__} draws from a graph: give the dataset backend= or graph=")
                 given[name] = self.graph
-        asked = inspect.signature(sampler_class).parameters
-        self.sampler: BaseSampler = sampler_class(**{name: value for name, value in given.items() if name in asked})
+            elif name in self.kwargs:
+                given[name] = self.kwargs[name]
+            elif hasattr(self, name):
+                given[name] = getattr(self, name)
+        self.sampler: BaseSampler = self.sampler_class(**given)
 
     def __iter__(self) -> Iterator[Any]:
         if not self.enable_prefetch:

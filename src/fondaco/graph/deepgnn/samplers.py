@@ -160,7 +160,10 @@ class FileNodeSampler(_Rows):
 
 
 class FileEdgeSampler(_Rows):
-    """Edges from text files, "source<tab>target" a line, as [batch_size, 3] with `edge_type`; `sample_files` is a pattern."""
+    """Edges from text files, "source<tab>target" a line, as [batch_size, 3] with `edge_type`; `sample_files` is a pattern.
+
+    With `feature_dim` numbers after the target in each line: lists of two arrays, the edges and [batch_size, feature_dim] `feature_type`.
+    """
 
     def __init__(
         self,
@@ -170,6 +173,8 @@ class FileEdgeSampler(_Rows):
         epochs: int = 1,
         shuffle: bool = False,
         delimeter: str = "\t",
+        feature_dim: int = 0,
+        feature_type: npt.DTypeLike = np.float32,
         drop_last: bool = False,
         backfill_id: int = INVALID_NODE_ID,
         worker_index: int = 0,
@@ -180,10 +185,20 @@ class FileEdgeSampler(_Rows):
         names = get_files(sample_files, worker_index, num_workers)
         ends = np.concatenate([np.loadtxt(name, np.int64, delimiter=delimeter, usecols=(0, 1), ndmin=2) for name in names])
         edges = np.concatenate((ends, np.full((len(ends), 1), edge_type)), axis=1)
+        self.edges = np.concatenate((edges, [[backfill_id, backfill_id, edge_type]]))  # the last row fills up the last batch
+        self.features = None
+        if feature_dim:
+            columns = range(2, 2 + feature_dim)
+            read = [np.loadtxt(name, feature_type, delimiter=delimeter, usecols=columns, ndmin=2) for name in names]
+            self.features = np.concatenate((*read, np.zeros((1, feature_dim), feature_type)))
         super().__init__(
-            edges, np.array([backfill_id, backfill_id, edge_type]), drop_last, batch_size, epochs, shuffle,
+            np.arange(len(ends)), -1, drop_last, batch_size, epochs, shuffle,
             data_parallel_num=data_parallel_num, data_parallel_index=data_parallel_index,
         )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in super().__iter__():
+            yield self.edges[rows] if self.features is None else [self.edges[rows], self.features[rows]]
 
 
 class RangeNodeSampler(BaseSampler):
