@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fondaco.core.clock import EARLIEST_US, LATEST_US
 from fondaco.core.errors import InputError, NodeIdError
 from fondaco.graph.answers import FeatureColumn, Neighbors
 from fondaco.graph.deepgnn.columns import dense_names, lay_out
@@ -309,11 +310,10 @@ class Engine:
     # -- parts ------------------------------------------------------------------------------------------------------------------------
 
     def _moments(self, timestamps: I64 | None, rows: I64) -> I64 | None:
-        """Timestamps of some rows in microseconds, as the graph keeps time."""
+        """Timestamps of some rows in microseconds, as the graph keeps time; outside the years that edges have, the first or the last."""
         if timestamps is None:
             return None
-        limit = np.iinfo(np.int64).max // self.unit_us
-        return np.clip(timestamps[rows], -limit, limit) * self.unit_us
+        return np.clip(timestamps[rows], -(-EARLIEST_US // self.unit_us), LATEST_US // self.unit_us) * self.unit_us
 
     def _times(self, moments: I64 | None) -> I64 | None:
         """Microseconds in the unit of timestamps."""
