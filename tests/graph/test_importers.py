@@ -200,6 +200,14 @@ def test_a_line_of_deepgnn_that_cannot_be_taken_is_named(tmp_path: Path, text: s
     assert not list((tmp_path / "tables").iterdir())
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "7", '{"node_id": 0, "node_type": 0, "node_weight": 1, "edge": [3]}', '{"node_id": 0,'])
+def test_json_of_deepgnn_that_is_no_node_is_refused_with_the_row(tmp_path: Path, text: str) -> None:
+    good = '{"node_id": 0, "node_type": 0, "node_weight": 1}'
+    (tmp_path / "graph.json").write_text(f"{good}\n{text}\n")
+    with pytest.raises(GraphBuildError, match=r"graph.json, row 1: (a line is one JSON object|Expecting)"):
+        from_deepgnn(tmp_path / "graph.json", tmp_path / "tables")
+
+
 def test_nodes_that_no_line_declares_can_be_a_type(tmp_path: Path) -> None:
     (tmp_path / "graph.csv").write_text("0,-1,0,1\n0,0,9,1\n0,0,0,2\n")
     graph = build_in(tmp_path / "g", **from_deepgnn(tmp_path / "graph.csv", tmp_path / "tables", missing="other"))

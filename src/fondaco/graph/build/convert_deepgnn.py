@@ -184,6 +184,8 @@ class _EdgeListParser:
 class _JsonParser:
     def __call__(self, line: str) -> Iterator[_Row]:
         node = json.loads(line)
+        if not isinstance(node, Mapping) or not all(isinstance(edge, Mapping) for edge in node.get("edge") or ()):
+            raise ValueError("a line is one JSON object, a node, and so is each of its edges")
         _check_not_removed(node.get("removed_at"))
         created = node.get("created_at")
         yield _Row(int(node["node_id"]), None, int(node["node_type"]), float(node["node_weight"]), created, self._features(node))
