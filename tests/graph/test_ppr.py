@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fondaco.core.errors import InputError
+from fondaco.core.errors import DeadlineExceededError, InputError
 from fondaco.graph import _ppr_kernels as kernels
 from fondaco.graph import ppr
 from fondaco.graph.deadlines import Deadline
@@ -31,7 +32,10 @@ def run(
     counts, nodes = np.empty(len(seeds), np.int64), np.empty((len(seeds), top_k), np.int32)
     scores = np.empty((len(seeds), top_k), np.float64)
     tables = np.stack([graph.packed(cuts) for graph in graphs])
-    kernels.rank(tables, np.array(seeds, np.int32), np.array(as_of, np.int64), alpha, eps, weighted, counts, nodes, scores)
+    came_to = kernels.rank(
+        tables, np.array(seeds, np.int32), np.array(as_of, np.int64), alpha, eps, weighted, counts, nodes, scores, 1 << 40
+    )
+    assert came_to == (len(seeds), False)
     return [list(zip(nodes[i, :n].tolist(), scores[i, :n].tolist(), strict=True)) for i, n in enumerate(counts)]
 
 
@@ -182,6 +186,29 @@ def test_ranks_over_shards_are_those_of_one(whole: Execution, divided: Execution
     assert (np.diff(scores)[np.setdiff1d(np.arange(len(scores) - 1), first[first > 0] - 1)] <= 0).all()
 
 
+@pytest.mark.parametrize("work", [1, 20, 300])
+@pytest.mark.parametrize("name", ["weighted", "two edge types"])
+def test_scores_do_not_show_how_often_a_rank_paused(
+    whole: Execution, divided: Execution, name: str, work: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = np.arange(12, dtype=np.int32)
+    as_of = np.array([300, 1000])[np.arange(12) % 2]
+    at_once = ppr.rank_all(whole, RANKS[name], seeds, as_of)
+    monkeypatch.setattr(ppr, "_WORK", work)
+    for execution in (whole, divided):
+        assert all(np.array_equal(a, b) for a, b in zip(at_once, ppr.rank_all(execution, RANKS[name], seeds, as_of), strict=True))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_deadline_ends_a_rank_that_takes_long(graph: Divided, shards: int) -> None:
+    endless = Rank(edge_types=("person/knows/person",), direction="out", top_k=3, alpha=0.11, eps=1e-9)
+    begun = time.monotonic()
+    execution = Execution(graph.execution(shards).shards, Deadline(0.5))
+    with pytest.raises(DeadlineExceededError):
+        ppr.rank_all(execution, endless, np.arange(128, dtype=np.int32) % 64)
+    assert time.monotonic() - begun < 5.0
+
+
 def test_the_answer_holds_ids_and_scores(whole: Execution) -> None:
     query = PageRank(node_type="person", edge_type="person/knows/person", top_k=3)
     arrays = execute(query, {"seeds": np.array([-50, -43], np.int64)}, whole.shards).arrays
@@ -198,6 +225,8 @@ def test_the_answer_holds_ids_and_scores(whole: Execution) -> None:
         ({"weighted": True}, "have no weights"),
         ({"alpha": 0.0}, "alpha is a chance"),
         ({"eps": 0.0}, "eps is at least 1e-09"),
+        ({"alpha": 1e-300, "eps": 1e-9}, "choose a greater eps"),
+        ({"alpha": 0.05, "eps": 1e-9}, "more than 1e.10 are too many"),
         ({"top_k": 0}, "top_k is between"),
     ],
 )

@@ -8,6 +8,8 @@ residual(u) < eps max(degree(u), 1). At most 1 / (alpha eps) edges are looked at
 
 Additions happen in an order that only lists and earlier rounds determine, so sums agree bit for bit wherever the lists come from: from
 partitions in memory, or from a `cache` of lists fetched from other shards, where a round waits until all lists it needs are there.
+That is far beyond any deadline for a small alpha eps, so `advance` and `rank` come back once they have looked at `work` edges or a round
+more, to be called again: a round looks at each list once at most.
 
 Each kernel has a plain reference in tests/graph/test_ppr_kernels.py. Without the GIL; any thread.
 Source: Andersen, Chung and Lang 2006, "Local graph partitioning using PageRank vectors" (ApproximatePageRank, by rounds and directed).
@@ -38,11 +40,14 @@ F64Array = npt.NDArray[np.float64]
 FINISHED: Final = 0
 MISSING: Final = 1  # the next round needs lists that the cache has not
 CROWDED: Final = 2  # the next round needs more room: head[ROOM]
+PAUSED: Final = 3  # head[WORK] edges were looked at, as many as were allowed
 
-# -- head of a state: int64 [3] -----------------------------------------------------------------------------------------------------------
+# -- head of a state: int64 [4] -----------------------------------------------------------------------------------------------------------
 TOUCHED: Final = 0  # nodes in keys, residuals, estimates
 MARKED: Final = 1  # of them in marked
 ROOM: Final = 2  # nodes there may be after the next round
+WORK: Final = 3  # edges looked at since the caller set it to 0; a node that was marked counts as `_LOOK`
+HEAD: Final = 4
 
 # -- columns of a cache of lists: count within as_of, address of the neighbours (0: only the count is known), of their weights ---------
 COUNT: Final = 0
@@ -52,6 +57,7 @@ CACHE_COLUMNS: Final = 3
 
 ROOM_AT_FIRST: Final = 4096  # nodes; slots are twice as many
 _NODE_BITS: Final = 32
+_LOOK: Final = 4
 
 _ZERO = np.uint64(0)
 
@@ -148,17 +154,22 @@ def advance(
     marked: I32Array,
     head: I64Array,
     missing: I64Array,
+    work: int,
 ) -> tuple[int, int]:
-    """Push until no residual is large, a list is missing or room is. Returns (what it came to, entries of `missing` written).
+    """Push until no residual is large, a list is missing or room is, or `work` edges were looked at.
+
+    Returns (what it came to, entries of `missing` written).
 
     Args:
         tables: int64 [A, P + 1, 8], adjacencies whose lists are joined; or with `cached`, any, of length A, and a cache: int64
             [m, CACHE_COLUMNS] for keys (adjacency << 32) + node, found by `cache_slots`.
-        keys int64, residuals, estimates float64, flags uint8, marked int32: [room] each; slots int32 [>= 2 room]; head int64 [3].
+        keys int64, residuals, estimates float64, flags uint8, marked int32: [room] each; slots int32 [>= 2 room]; head int64 [HEAD].
         missing: int64 [>= room], the nodes whose lists are not there; the state is as it was before the round.
     """
     adjacencies = tables.shape[0]
     while head[MARKED] > 0:
+        if head[WORK] >= work:
+            return PAUSED, 0
         lacking, touched, pushes = 0, head[TOUCHED], 0
         for m in range(head[MARKED]):
             k = marked[m]
@@ -191,6 +202,7 @@ def advance(
             if residuals[k] >= eps * max(degree, 1):
                 frontier[pushes] = k
                 pushes += 1
+        head[WORK] += touched - head[TOUCHED] + _LOOK * head[MARKED]
         head[MARKED] = 0
         for f in range(pushes):
             k = frontier[f]
@@ -276,22 +288,32 @@ def rank(
     counts: I64Array,
     nodes: I32Array,
     scores: F64Array,
-) -> None:
-    """The best nodes around every seed, with all partitions here. nodes int32, scores float64: [n, top_k]; counts int64 [n]."""
+    work: int,
+) -> tuple[int, bool]:
+    """The best nodes around every seed, with all partitions here. nodes int32, scores float64: [n, top_k]; counts int64 [n].
+
+    Returns (how many seeds are done: all, or those before `work` edges were looked at; whether the next one alone needs more than that).
+    """
     room = ROOM_AT_FIRST
     keys, residuals, estimates = np.empty(room, np.int64), np.empty(room, np.float64), np.empty(room, np.float64)
     flags, marked, missing = np.empty(room, np.uint8), np.empty(room, np.int32), np.empty(room, np.int64)
     slots = np.empty(2 * room, np.int32)
-    head = np.zeros(3, np.int64)
+    head = np.zeros(HEAD, np.int64)
     cache, cache_slots, cache_keys = np.empty((0, CACHE_COLUMNS), np.int64), np.empty(0, np.int32), np.empty(0, np.int64)
+    total = 0
     for i in range(seeds.size):
+        if total >= work:
+            return i, False
+        head[WORK] = 0
         start(seeds[i], keys, residuals, estimates, flags, slots, marked, head)
         bound = as_of[i] if as_of.size else ALWAYS
         while True:
             came_to, _ = advance(
                 tables, False, cache, cache_slots, cache_keys, bound, alpha, eps, weighted,
-                keys, residuals, estimates, flags, slots, marked, head, missing,
+                keys, residuals, estimates, flags, slots, marked, head, missing, work,
             )  # fmt: skip
+            if came_to == PAUSED:
+                return i, True
             if came_to != CROWDED:
                 break
             while room < head[ROOM]:
@@ -305,3 +327,5 @@ def rank(
             slots = np.empty(2 * room, np.int32)
             fill_slots(slots, keys, touched)
         counts[i] = best(keys, estimates, head[TOUCHED], nodes[i], scores[i])
+        total += head[WORK]
+    return seeds.size, False

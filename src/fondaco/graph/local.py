@@ -81,12 +81,16 @@ class ShardAnswers:
         number = self._numbers.get((edge_type, direction))
         return self.schema.adjacency(edge_type, direction).number if number is None else number
 
-    def answer(self, query: ShardQuery, arrays: Arrays, out: npt.NDArray[Any] | Into | None = None) -> Arrays:
+    def answer(
+        self, query: ShardQuery, arrays: Arrays, out: npt.NDArray[Any] | Into | None = None, deadline: Deadline | None = None
+    ) -> Arrays:
         """One step. `out`: where `values` of a dense feature are to lie, as one array or as rows of one.
 
         Raises:
-            InputError: rows outside the graph, or a query that names what it has not.
+            InputError: rows outside the graph, or a query that names what it has not. DeadlineExceededError.
         """
+        if isinstance(query, Rank):  # the only step whose work is not bounded by what comes and goes
+            return ppr.answer(self.graph, query, arrays, deadline or Deadline())
         return _ANSWERS[type(query)](self, query, arrays, out)
 
     # -- nodes ------------------------------------------------------------------------------------------------------------------------
@@ -217,9 +221,6 @@ class ShardAnswers:
     def _walk_on(self, query: WalkOn, arrays: Arrays, out: object) -> Arrays:
         return walks.answer(self.graph, query, arrays)
 
-    def _rank(self, query: Rank, arrays: Arrays, out: object) -> Arrays:
-        return ppr.answer(self.graph, query, arrays)
-
     def _in_degrees(self, query: InDegrees, arrays: Arrays, out: object) -> Arrays:
         return negatives.answer(self.graph, query, arrays)
 
@@ -238,7 +239,6 @@ _ANSWERS: Final[dict[type[ShardQuery], Callable[..., Arrays]]] = {
     EdgeFeature: ShardAnswers._edge_feature,
     Induced: ShardAnswers._induced,
     WalkOn: ShardAnswers._walk_on,
-    Rank: ShardAnswers._rank,
     InDegrees: ShardAnswers._in_degrees,
     Masses: ShardAnswers._global,
     Pick: ShardAnswers._global,
@@ -278,9 +278,8 @@ class LocalShards:
         answers = []
         for request in requests:
             deadline.check()
-            answers.append(
-                self._answers[request.shard].answer(request.query, request.arrays, request.out if request.into is None else request.into)
-            )
+            out = request.out if request.into is None else request.into
+            answers.append(self._answers[request.shard].answer(request.query, request.arrays, out, deadline))
         return answers
 
 

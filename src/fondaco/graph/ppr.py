@@ -21,6 +21,7 @@ from fondaco.core.errors import InputError
 from fondaco.graph import _ppr_kernels as kernels
 from fondaco.graph._kernels import COLUMNS
 from fondaco.graph._walk_kernels import ALWAYS
+from fondaco.graph.deadlines import Deadline
 from fondaco.graph.execution import Ask, Execution, seeds_of
 from fondaco.graph.packed import tables_of
 from fondaco.graph.queries import ALL, Arrays, PageRank, put_ids
@@ -37,6 +38,8 @@ I64Array = npt.NDArray[np.int64]
 
 TOP_K_MAX: Final = 1 << 20
 EPS_MIN: Final = 1e-9
+WORK_MAX: Final = 1e10  # edges that one seed may need: minutes
+_WORK: Final = 1 << 22  # edges of one kernel call, some tenths of a second: the deadline is looked at between them
 BLOCK: Final = 64  # seeds of one call, or pushed from side by side: bounds their memory, and the deadline is looked at between them
 _NODE_BITS: Final = 32
 
@@ -106,16 +109,21 @@ def check_rank(schema: GraphSchema, query: Rank) -> int:
         raise InputError(f"alpha is a chance above 0 and at most 1, not {query.alpha}")
     if not EPS_MIN <= query.eps < math.inf:
         raise InputError(f"eps is at least {EPS_MIN:g}, not {query.eps}; up to 1 / (alpha eps) edges are looked at for each seed")
+    if query.alpha * query.eps * WORK_MAX < 1.0:
+        raise InputError(
+            f"alpha {query.alpha:g} with eps {query.eps:g}: up to 1 / (alpha eps) edges are looked at for each seed, and more than "
+            f"{WORK_MAX:g} are too many; choose a greater eps"
+        )
     if not 1 <= query.top_k <= TOP_K_MAX:
         raise InputError(f"top_k is between 1 and {TOP_K_MAX}, not {query.top_k}")
     return types.pop()
 
 
-def answer(opened: OpenGraph, query: Rank, arrays: Arrays) -> Arrays:
+def answer(opened: OpenGraph, query: Rank, arrays: Arrays, deadline: Deadline) -> Arrays:
     """A shard's answer to `Rank`.
 
     Raises:
-        InputError: see `check_rank`; nodes outside the graph, or not all partitions are held here.
+        InputError: see `check_rank`; nodes outside the graph, or not all partitions are held here. DeadlineExceededError.
     """
     total = opened.node_tables[check_rank(opened.schema, query)].count
     seeds = writable(arrays["frontier"], np.int32)
@@ -127,7 +135,18 @@ def answer(opened: OpenGraph, query: Rank, arrays: Arrays) -> Arrays:
     room = _room(query, total)
     counts, nodes, scores = np.empty(len(seeds), np.int64), np.empty((len(seeds), room), np.int32), np.empty((len(seeds), room), np.float64)
     tables = tables_of(opened).stack(opened, query.edge_types, query.direction)
-    kernels.rank(tables, seeds, as_of, query.alpha, query.eps, query.weighted, counts, nodes, scores)
+    done, is_long = 0, False
+    while done < len(seeds) and not is_long:
+        deadline.check()
+        rest = slice(done, None)
+        came_to, is_long = kernels.rank(
+            tables, seeds[rest], as_of[rest], query.alpha, query.eps, query.weighted, counts[rest], nodes[rest], scores[rest], _WORK
+        )
+        done += came_to
+    for i in range(done, len(seeds)):  # one that takes long, and those after it, which may: each by itself, and by and by
+        state = _State(int(seeds[i]))
+        state.advance(_Mapped(tables, int(as_of[i]) if len(as_of) else ALWAYS), query, deadline)
+        counts[i] = state.best(nodes[i], scores[i])
     return _joined(counts, nodes, scores)
 
 
@@ -153,17 +172,30 @@ def _rank_over(execution: Execution, query: Rank, seeds: I32Array, as_of: I64Arr
         states = [_State(int(seeds[row])) for row in rows]
         pending = states
         while pending:
-            wanted = [state.advance(lists, query) for state in pending]
+            wanted = [state.advance(lists, query, execution.deadline) for state in pending]
             pending = [state for state, missing in zip(pending, wanted, strict=True) if len(missing)]
             if pending:
                 lists.fetch(np.unique(np.concatenate(wanted)))
         for row, state in zip(rows, states, strict=True):
-            counts[row] = kernels.best(state.keys, state.estimates, int(state.head[kernels.TOUCHED]), nodes[row], scores[row])
+            counts[row] = state.best(nodes[row], scores[row])
     return _joined(counts, nodes, scores)
+
+
+class _Mapped:
+    """Lists of partitions that are all mapped here."""
+
+    is_cache: Final = False
+
+    def __init__(self, tables: I64Array, as_of: int) -> None:
+        self.tables, self.as_of = tables, as_of
+        self.keys, self.slots = np.empty(0, np.int64), np.empty(0, np.int32)
+        self.entries = np.empty((0, kernels.CACHE_COLUMNS), np.int64)
 
 
 class _Lists:
     """Lists that were fetched, as kernels find them: by key (adjacency << 32) + node."""
+
+    is_cache: Final = True
 
     def __init__(self, execution: Execution, query: Rank, as_of: int) -> None:
         self._execution, self._query, self._as_of = execution, query, as_of
@@ -234,7 +266,7 @@ class _State:
     """What is pushed around one seed (see `_ppr_kernels`)."""
 
     def __init__(self, seed: int) -> None:
-        self.head = np.zeros(3, np.int64)
+        self.head = np.zeros(kernels.HEAD, np.int64)
         self._make(kernels.ROOM_AT_FIRST >> 2)
         kernels.start(seed, self.keys, self.residuals, self.estimates, self.flags, self.slots, self.marked, self.head)
 
@@ -243,16 +275,27 @@ class _State:
         self.residuals, self.estimates = np.empty(room, np.float64), np.empty(room, np.float64)
         self.flags, self.marked, self.slots = np.empty(room, np.uint8), np.empty(room, np.int32), np.empty(2 * room, np.int32)
 
-    def advance(self, lists: _Lists, query: Rank) -> I64Array:
-        """Push as far as the lists lead; the nodes whose lists are missing, none when it is done."""
+    def best(self, nodes: I32Array, scores: npt.NDArray[np.float64]) -> int:
+        """Write the best nodes found, as many as there is room for; how many."""
+        return int(kernels.best(self.keys, self.estimates, int(self.head[kernels.TOUCHED]), nodes, scores))
+
+    def advance(self, lists: _Lists | _Mapped, query: Rank, deadline: Deadline) -> I64Array:
+        """Push as far as the lists lead; the nodes whose lists are missing, none when it is done.
+
+        Raises:
+            DeadlineExceededError.
+        """
         while True:
+            deadline.check()
+            self.head[kernels.WORK] = 0
             came_to, missing = kernels.advance(
-                lists.tables, True, lists.entries, lists.slots, lists.keys, lists.as_of, query.alpha, query.eps, query.weighted,
-                self.keys, self.residuals, self.estimates, self.flags, self.slots, self.marked, self.head, self.missing,
+                lists.tables, lists.is_cache, lists.entries, lists.slots, lists.keys, lists.as_of, query.alpha, query.eps, query.weighted,
+                self.keys, self.residuals, self.estimates, self.flags, self.slots, self.marked, self.head, self.missing, _WORK,
             )  # fmt: skip
-            if came_to != kernels.CROWDED:
+            if came_to == kernels.CROWDED:
+                self._grow()
+            elif came_to != kernels.PAUSED:
                 return self.missing[:missing].copy()
-            self._grow()
 
     def _grow(self) -> None:
         touched, marked = int(self.head[kernels.TOUCHED]), int(self.head[kernels.MARKED])

@@ -172,7 +172,7 @@ class GraphSession:
         with service.versions.lease(header.graph_version) as version:
             check_part(version.opened, query, arrays)
             out = feature_memory(version.info.schema, query, arrays, memory)
-            answer = version.answers.answer(query, arrays, out)
+            answer = version.answers.answer(query, arrays, out, deadline)
             if isinstance(query, (NodeFeature, EdgeFeature)):
                 service.metrics.gathered(len(arrays["rows"]))
             return Answered(version.info.version, b"", answer)

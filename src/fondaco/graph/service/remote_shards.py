@@ -63,13 +63,13 @@ class RemoteShards:
     def ask(self, requests: Sequence[ShardRequest], deadline: Deadline) -> list[Arrays]:
         """As `Shards.ask`."""
         if len(requests) == 1 and self._is_mine(requests[0]):
-            return [self._answer(requests[0])]
+            return [self._answer(requests[0], deadline)]
         under_way: dict[int, _Part] = {}
         try:
             for number, request in enumerate(requests):
                 if not self._is_mine(request):
                     under_way[number] = self._send(request, deadline)
-            answers = {number: self._answer(request) for number, request in enumerate(requests) if number not in under_way}
+            answers = {number: self._answer(request, deadline) for number, request in enumerate(requests) if number not in under_way}
             for number in tuple(under_way):
                 answers[number] = under_way[number].finish()
                 del under_way[number]
@@ -81,13 +81,13 @@ class RemoteShards:
     def _is_mine(self, request: ShardRequest) -> bool:
         return self._shards[request.shard] == self._peers.me.shard
 
-    def _answer(self, request: ShardRequest) -> Arrays:
+    def _answer(self, request: ShardRequest, deadline: Deadline) -> Arrays:
         if isinstance(request.query, (NodeFeature, EdgeFeature)):
             self._gathered(len(request.arrays["rows"]))
         out = request.out if request.into is None else request.into
         if out is None:
             out = feature_memory(self.schema, request.query, request.arrays, self._peers.pool.take)
-        return self._version.answers.answer(request.query, request.arrays, out)
+        return self._version.answers.answer(request.query, request.arrays, out, deadline)
 
     def _send(self, request: ShardRequest, deadline: Deadline) -> _Part:
         out = request.out
