@@ -55,6 +55,7 @@ AUTO: Final = "auto"  # a Unix socket without a file
 NONE: Final = "none"
 LOOK_S: Final = 0.05
 TOKENS_S: Final = 1.0
+SHARDS_MAX: Final = 4096  # as partitions of a graph
 _MARKER_FILE: Final = "FONDACO"
 _LOGGER = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class GraphServing:
             remedy = "Name one that Fondaco made (`fondaco.open(path)`, `fondaco graph build`)."
             raise NotAPlatformError(str(directory), f"it has no {_MARKER_FILE} file", remedy)
         check_name("graph", options.graph)
+        if options.ready_file is not None and not options.ready_file.absolute().parent.is_dir():
+            raise InputError(f"--ready-file {options.ready_file}: there is no directory {options.ready_file.parent}")
         config: Config = load_config(directory)
         named = [Address.parse(text) for text in options.peers]
         self._catalog = Catalog.open(directory, url=config.catalog.url, read_only=not os.access(directory, os.W_OK), must_exist=True)
@@ -354,6 +357,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     shard, slash, count = text.partition("/")
     if not (slash and shard.isdecimal() and count.isdecimal() and 0 <= int(shard) < int(count)):
         raise InputError(f"{text!r} is no shard; write i/n: shards of 4 are 0/4, 1/4, 2/4 and 3/4")
+    if int(count) > SHARDS_MAX:
+        raise InputError(f"{text!r}: a graph has up to {SHARDS_MAX} partitions, and so as many shards at most")
     return int(shard), int(count)
 
 

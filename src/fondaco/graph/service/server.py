@@ -14,6 +14,7 @@ import os
 import selectors
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -472,6 +473,8 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
 
 def _listen_unix(path: str) -> socket.socket:
     if not path.startswith("@"):
+        if os.sep not in path:
+            raise InputError(f"{path!r} is no Unix socket: write a path with a slash in it, @{path} for a name without a file, auto or none")
         _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -485,7 +488,10 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket file of a server that was killed."""
+    """Remove the socket file of a server that was killed; any other file stays."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         probe.settimeout(TICK_S)
         try:

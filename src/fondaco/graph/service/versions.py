@@ -75,8 +75,8 @@ class ServedVersions:
         self._current: ServedVersion | None = None
         self._stop = threading.Event()
         self._retry_at = 0.0
-        if read_cell(layout.current_cell) is None:
-            raise GraphNotFoundError(name, where=str(layout.directory))
+        if read_cell(layout.current_cell) in (None, DELETED):
+            raise _not_found(layout.directory, name)
         self._follow()
         self._thread = threading.Thread(target=self._run, name="graph versions", daemon=True)
         self._thread.start()
@@ -196,6 +196,9 @@ class ServedVersions:
         if self._current is not None and self._current.opened.version == number:
             return
         version = self._ensure(number)
+        if not version.opened.held:
+            share, has = f"shard {self._shard[0]}/{self._shard[1]}", f"v{number} has {version.opened.partitions}"
+            _LOGGER.warning("graph %r: %s holds no partition, as %s; it only passes questions on", self.name, share, has)
         if self._warm is not None:
             self._warm(version)
         before, self._current = self._current, version
@@ -209,6 +212,14 @@ class ServedVersions:
             for number, version in tuple(self._open.items()):
                 if version is not self._current and not version.users and version.used_at < too_old:
                     del self._open[number]
+
+
+def _not_found(directory: Path, name: str) -> GraphNotFoundError:
+    try:
+        others = sorted(path.name for path in directory.parent.iterdir() if read_cell(GraphLayout(path).current_cell) not in (None, DELETED))
+    except OSError:
+        others = []
+    return GraphNotFoundError(name, others, str(directory.parent.parent))
 
 
 def layout_of(platform: Path, graph: str) -> GraphLayout:
