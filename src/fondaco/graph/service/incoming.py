@@ -68,7 +68,12 @@ _NEEDED: Final[dict[type[ShardQuery], tuple[str, ...]]] = {
     WalkOn: ("node",),
 }
 _ALIKE: Final = {Find: ("frontier", "to"), Pick: ("partition", "mass")}
-_ROWS: Final = {**dict.fromkeys((Hop, Counts, Find, Induced), "frontier"), NodeIds: "dense", EdgesAt: "edge_ids"}
+_ROWS: Final[dict[type[ShardQuery], str]] = {
+    **dict.fromkeys((Hop, Counts, Find, Induced), "frontier"),
+    **dict.fromkeys((NodeFeature, EdgeFeature), "rows"),
+    NodeIds: "dense",
+    EdgesAt: "edge_ids",
+}
 
 
 def check_query(schema: GraphSchema, query: Query, arrays: Arrays) -> None:
@@ -137,10 +142,10 @@ def _id_types(schema: GraphSchema, query: Query) -> dict[str, str]:
 
 
 def _check_held(opened: OpenGraph, query: ShardQuery, arrays: Arrays) -> None:
-    name = _ROWS.get(type(query)) or ("rows" if isinstance(query, (NodeFeature, EdgeFeature)) else None)
+    name = rows_of(query)
     if name is None or opened.holds_all or not len(arrays[name]):
         return  # it names partitions, which its own answer checks; or resolves ids, of which any are allowed; or walks, until it leaves
-    rows, starts = arrays[name], _starts(opened, query)
+    rows, starts = arrays[name], starts_of(opened, query)
     held = sorted(opened.held)
     first, after = (int(starts[held[0]]), int(starts[held[-1] + 1])) if held else (0, 0)
     for row in (int(rows.min()), int(rows.max())):
@@ -150,7 +155,12 @@ def _check_held(opened: OpenGraph, query: ShardQuery, arrays: Arrays) -> None:
             raise PartitionNotHeldError(opened.name, opened.version, int(np.searchsorted(starts, row, side="right")) - 1)
 
 
-def _starts(opened: OpenGraph, query: ShardQuery) -> I64Array:
+def rows_of(query: ShardQuery) -> str | None:
+    """The array that says which shard a part of a query goes to, as far as it names rows."""
+    return _ROWS.get(type(query))
+
+
+def starts_of(opened: OpenGraph, query: ShardQuery) -> I64Array:
     """First row of each partition, of the rows that the query names. A shard's partitions follow each other, so two bounds are enough."""
     if isinstance(query, (NodeIds, NodeFeature)):
         return opened.node_table(query.node_type).starts

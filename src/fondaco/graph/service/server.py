@@ -474,7 +474,7 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
 def _listen_unix(path: str) -> socket.socket:
     if not path.startswith("@"):
         if os.sep not in path:
-            raise InputError(f"{path!r} is no Unix socket: write a path with a slash in it, @{path} for a name without a file, auto or none")
+            raise InputError(f"{path!r} is no Unix socket: write a path with a slash, @{path} for a name without a file, auto or none")
         _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -216,7 +216,9 @@ class ServedVersions:
 
 def _not_found(directory: Path, name: str) -> GraphNotFoundError:
     try:
-        others = sorted(path.name for path in directory.parent.iterdir() if read_cell(GraphLayout(path).current_cell) not in (None, DELETED))
+        others = sorted(
+            path.name for path in directory.parent.iterdir() if read_cell(GraphLayout(path).current_cell) not in (None, DELETED)
+        )
     except OSError:
         others = []
     return GraphNotFoundError(name, others, str(directory.parent.parent))
