@@ -101,7 +101,7 @@ def fondaco_servers(directory: Path, *, shards: int) -> Iterator[tuple[list[str]
     with contextlib.ExitStack() as stack:
         endpoints, pids = [], []
         for shard in range(shards):
-            ready = directory / "run" / f"bench-graph-{shard}.ready"
+            ready = directory.with_name(f"shard-{shard}.ready")
             ready.unlink(missing_ok=True)
             command = [sys.executable, "-m", "fondaco.graph.serve", str(directory), GRAPH, "--shard", f"{shard}/{shards}"]
             command += ["--port", "0", "--ready-file", str(ready)]
