@@ -22,9 +22,9 @@ from fondaco.graph.build import _kernels as kernels
 from fondaco.graph.build.columns import Array, Column, I32Array, I64Array, Rows, cut_rows, plain, row_count, sort_order, take_rows
 from fondaco.graph.build.feature_files import FeatureFiles
 from fondaco.graph.build.file_parts import FileParts
+from fondaco.graph.build.runs import RowSorter
 from fondaco.graph.layout import edges_file
 from fondaco.graph.manifest import FileEntry
-from fondaco.graph.build.runs import RowSorter
 from fondaco.graph.schema import Direction, Feature
 
 _NO_TIMES = np.empty(0, np.int64)

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fondaco.core.errors import GraphBuildError
-from fondaco.graph.build import _kernels as kernels
 from fondaco.graph import _id_kernels as id_kernels
+from fondaco.graph.build import _kernels as kernels
 from fondaco.graph.build.columns import Column, I32Array, Ragged, Rows, cut_rows, plain, ragged, sort_order, take_rows
 from fondaco.graph.build.feature_files import FeatureFiles
 from fondaco.graph.build.file_parts import FileParts
+from fondaco.graph.build.runs import RowSorter
 from fondaco.graph.ids import hash_ids, partition_bounds, show_id
 from fondaco.graph.layout import nodes_file
 from fondaco.graph.manifest import NODES_MAX, FileEntry
-from fondaco.graph.build.runs import RowSorter
 from fondaco.graph.schema import Feature, IdKind
 from fondaco.graph.sections import address_of
 
