@@ -26,7 +26,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m fondaco.warm
 	@touch $@
 
-quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: features, training set, model, push, reads (under 3 minutes)
+quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: graph, features, training set, model, push, reads (under 3 minutes)
 	@$(BIN)/fondaco quickstart
 
 test: $(VENV)/.installed-quickstart,dev,bench  ## the whole test suite
@@ -40,7 +40,7 @@ lint: $(VENV)/.installed-quickstart,dev,bench  ## ruff, mypy --strict, import la
 
 check: lint test  ## what CI runs: ruff, mypy --strict, the import layers, then the tests
 
-bench: $(VENV)/.installed-quickstart,dev,bench  ## every benchmark against its peers (about 40 minutes; results in benchmarks/results/)
+bench: $(VENV)/.installed-quickstart,dev,bench  ## every benchmark against its peers (about 50 minutes; results in benchmarks/results/)
 	@benchmarks/install_peers.sh
 	@$(BIN)/python -m benchmarks
 
