@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -98,6 +99,23 @@ def test_addresses_come_from_the_environment_or_in_any_form(server: CannedServer
     monkeypatch.setenv(NAME, "another")
     with pytest.raises(GraphNotFoundError, match="no graph 'another'"):
         connect(address)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "options", "says"),
+    [
+        (7080, {}, "7080 is no address of a graph server; write it as text"),
+        ([("127.0.0.1", 7080)], {}, r"\('127.0.0.1', 7080\) is no address"),
+        ("http://127.0.0.1:7080", {}, "'http://127.0.0.1:7080' is no address of a graph server"),
+        ("127.0.0.1:7080", {"version": 0}, "a whole number from 1 on"),
+        ("127.0.0.1:7080", {"version": "3"}, "a whole number from 1 on"),
+        ("127.0.0.1:7080", {"graph": 5}, "graph is a name"),
+        ("127.0.0.1:7080", {"tls": True}, "tls is an ssl.SSLContext"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(endpoints: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(fd.errors.InputError, match=says):
+        connect(endpoints, **options)
 
 
 def test_ranks_of_one_job_begin_at_different_servers(monkeypatch: pytest.MonkeyPatch) -> None:

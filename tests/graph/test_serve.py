@@ -90,6 +90,14 @@ def cluster(platform: fd.Platform) -> Iterator[GraphCluster]:
         yield cluster
 
 
+def refused(graph: fd.graph.Graph) -> bool:
+    try:
+        graph.sample([5], [4])
+    except AuthenticationError as error:
+        return "revoked" in str(error)
+    return False
+
+
 def peer(address: str, **hello: Any) -> Peer:
     return Peer(Address.parse(address), lambda: Hello(pid=1, **hello), Budget(), BufferPool())
 
@@ -100,16 +108,23 @@ def peer(address: str, **hello: Any) -> Peer:
 def test_a_server_that_cannot_be_called_so_says_why_and_ends_with_2(
     platform: fd.Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
     for directory, arguments, message in (
         (tmp_path, ["g"], "is not a Fondaco directory"),
-        (platform.directory, ["gg", "--port", "0"], "no graph 'gg'"),
+        (platform.directory, ["gg", "--port", "0"], "did you mean 'g'?"),
         (platform.directory, ["g", "--shard", "4/4"], "'4/4' is no shard"),
         (platform.directory, ["g", "--port", "0", "--version", "9"], "graph 'g' has no version 9; available: 1"),
         (platform.directory, ["g", "--port", "0", "--peers", "nowhere"], "'nowhere' is no address of a graph server"),
         (platform.directory, ["g", "--port", "0", "--host", "0.0.0.0"], "can be reached from other machines"),
+        (platform.directory, ["g", "--port", "0", "--shard", "0/5000"], "up to 4096 partitions"),
+        (platform.directory, ["g", "--port", "0", "--unix", "sock"], "'sock' is no Unix socket"),
+        (platform.directory, ["g", "--port", "0", "--unix", str(precious)], "choose another with --unix"),
+        (platform.directory, ["g", "--port", "0", "--ready-file", str(tmp_path / "no" / "ready")], "there is no directory"),
     ):
         assert serve.main([str(directory), *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert precious.read_text() == "kept"
 
 
 def test_the_command_line_serves_a_graph_and_tidies_up_at_its_end(platform: fd.Platform, tmp_path: Path) -> None:
@@ -194,6 +209,9 @@ def test_where_tokens_are_needed_only_their_holders_are_answered(tmp_path: Path,
             monkeypatch.setenv("FONDACO_GRAPH_TOKEN", reader)
             with connect(cluster.endpoints) as graph:
                 assert same(graph.sample([5], [4, 3], features=["x"]), embedded.sample([5], [4, 3], features=["x"]))
+                with platform.catalog.write() as connection:
+                    tokens.revoke(connection, "trainer", now_us=1)
+                until(lambda: refused(graph), "a token that was revoked is good for nothing, also for who is connected")
             for present in servers_present(directory, "g"):
                 assert reader not in repr(present)
             for path in presence_directory(directory, "g").glob("*.json"):

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from fondaco.core.errors import (
+    AuthenticationError,
     GraphNotFoundError,
     InputError,
     PermissionDeniedError,
@@ -97,18 +98,32 @@ class GraphService:
         Raises:
             AuthenticationError, PermissionDeniedError, GraphNotFoundError, VersionNotFoundError, NoCurrentVersionError.
         """
-        with self._lock:  # `Access` is for one thread at a time
-            caller = self._access.caller(None if hello.token is None else b"Bearer " + hello.token.encode())
-            may = caller.may("read", self.graph)
-        if not may:
-            raise PermissionDeniedError(caller.name, "read", f"graph {self.graph!r}")
+        credentials = None if hello.token is None else b"Bearer " + hello.token.encode()
+        self.admit(credentials)
         if hello.graph is not None and hello.graph != self.graph:
             raise GraphNotFoundError(hello.graph, [self.graph], "this server")
         versions = self.versions
         if hello.server is not None and hello.role == PEER:
             self.peers.meet(hello.server)
         unpin = versions.pin(hello.version) if hello.version is not None and hello.role != PEER else None
-        return GraphSession(self, hello.version or 0, unpin, is_peer=hello.role == PEER)
+        return GraphSession(self, credentials, hello.version or 0, unpin, is_peer=hello.role == PEER)
+
+    def admit(self, credentials: bytes | None) -> None:
+        """Whether a caller may ask, now: tokens are revoked and expire while their holders are connected.
+
+        Raises:
+            AuthenticationError, PermissionDeniedError.
+        """
+        with self._lock:  # `Access` is for one thread at a time
+            try:
+                caller = self._access.caller(credentials)
+            except AuthenticationError as error:
+                raise AuthenticationError(
+                    f"{error.reason} (clients of graphs give it as connect(token=...) or FONDACO_GRAPH_TOKEN)"
+                ) from None
+            may = caller.may("read", self.graph)
+        if not may:
+            raise PermissionDeniedError(caller.name, "read", f"graph {self.graph!r}")
 
     def welcome(self, number: int) -> Welcome:
         """What the server says of itself, and of a version (0: the current one)."""
@@ -127,11 +142,14 @@ class GraphService:
 class GraphSession:
     """One client's."""
 
-    def __init__(self, service: GraphService, version: int, unpin: Callable[[], None] | None, *, is_peer: bool) -> None:
-        self._service, self._version, self._unpin, self._is_peer = service, version, unpin, is_peer
+    def __init__(
+        self, service: GraphService, credentials: bytes | None, version: int, unpin: Callable[[], None] | None, *, is_peer: bool
+    ) -> None:
+        self._service, self._credentials, self._version, self._unpin, self._is_peer = service, credentials, version, unpin, is_peer
 
     def welcome(self) -> Welcome:
         """As `server.Session.welcome`."""
+        self._service.admit(self._credentials)
         return self._service.welcome(self._version)
 
     def close(self) -> None:
@@ -142,6 +160,7 @@ class GraphSession:
 
     def answer(self, header: Header, meta: memoryview, arrays: dict[str, Array], memory: AnswerMemory, deadline: Deadline) -> Answered:
         """As `server.Session.answer`."""
+        self._service.admit(self._credentials)
         if header.kind == Kind.SHARD:
             return self._part(header, meta, arrays, memory, deadline)
         number = header.graph_version or self._version

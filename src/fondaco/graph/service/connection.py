@@ -314,7 +314,7 @@ class Address:
             return cls(path=text.removeprefix(_UNIX))
         host, colon, port = text.removeprefix("tcp://").rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        if not (colon and host and "/" not in host and port.isdecimal() and 0 < int(port) < 65536):
             raise InputError(f"{text!r} is no address of a graph server; write host:port, as 127.0.0.1:7080, or unix:/path")
         return cls(host, int(port))
 

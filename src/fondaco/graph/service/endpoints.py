@@ -11,6 +11,7 @@ A data service sets them for the jobs that it feeds, so that a script says `fd.g
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 import pickle
 import ssl
@@ -57,16 +58,17 @@ def connect(
         VersionNotFoundError, AuthenticationError, PermissionDeniedError.
     """
     given = os.environ.get(ENDPOINTS) if endpoints is None else endpoints
-    if not given:
+    if given is None or (isinstance(given, (str, Sequence)) and not given):
         raise InputError(
             f'which graph? Say fondaco.graph.connect("host:port"), give a platform\'s directory, or set {ENDPOINTS}=host:port,... '
             "(`fondaco graph serve NAME` prints its address)"
         )
     graph = os.environ.get(NAME) or None if graph is None else graph
-    version = _version(os.environ.get(VERSION)) if version is None else version
+    version = _version_of_environment() if version is None else _checked(version)
     if isinstance(given, os.PathLike) or (isinstance(given, str) and _is_directory(given)):
         return _open(Path(given), graph, version)
-    addresses = [part for part in given.split(",") if part.strip()] if isinstance(given, str) else list(given)
+    _check(graph, tls)
+    addresses = _addresses(given)
     remote = RemoteGraph(
         addresses,
         graph=graph,
@@ -85,17 +87,45 @@ def connect(
     return remote
 
 
-def _version(text: str | None) -> int | None:
+def _version_of_environment() -> int | None:
+    text = os.environ.get(VERSION)
     if not text:
         return None
-    if not text.isdecimal():
+    if not text.isdecimal() or not int(text):
         raise InputError(f"{VERSION}={text!r} is no version; it is a whole number, as 3")
     return int(text)
 
 
+def _checked(version: int) -> int:
+    try:
+        number = 0 if isinstance(version, bool) else operator.index(version)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"version is a whole number from 1 on, or None: the current one; not {version!r}")
+    return number
+
+
+def _check(graph: object, tls: object) -> None:
+    if graph is not None and not isinstance(graph, str):
+        raise InputError(f"graph is a name, not {graph!r}")
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise InputError(f"tls is an ssl.SSLContext, as ssl.create_default_context(cafile=...) makes one, not {tls!r}")
+
+
+def _addresses(given: object) -> list[str]:
+    if isinstance(given, str):
+        return [part for part in given.split(",") if part.strip()]
+    addresses: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray)) else [given]
+    for address in addresses:
+        if not isinstance(address, str):
+            raise InputError(f'{address!r} is no address of a graph server; write it as text, host:port, as "127.0.0.1:7080"')
+    return addresses
+
+
 def _is_directory(text: str) -> bool:
     """Whether it means a path; a path that is not there is told from an address by its slashes, or its lack of a port."""
-    if text.startswith(("unix:", "tcp://")):
+    if text.startswith("unix:") or "://" in text:
         return False
     return Path(text).is_dir() or os.sep in text or ":" not in text
 
