@@ -51,6 +51,7 @@ from fondaco.graph.service.endpoints import connect
 from fondaco.graph.service.failover import ask
 from fondaco.graph.service.frames import Kind
 from fondaco.graph.service.handshake import Hello
+from fondaco.graph.service.metrics import GraphMetrics
 from fondaco.graph.service.peer import Asked, Peer
 from fondaco.graph.service.presence import announce, presence_directory, servers_present
 from fondaco.graph.service.ring import Budget
@@ -329,6 +330,16 @@ COUNTED = (
     "fondaco_graph_rows_gathered_total",
     "fondaco_graph_sent_bytes_total",
 )
+
+
+def test_calls_count_under_names_that_there_are_whatever_a_request_says() -> None:
+    metrics = GraphMetrics("g", 0, 1)
+    for kind, call in ((Kind.QUERY, "made up"), (Kind.SHARD, "Sample"), (Kind.QUERY, "Sample"), (Kind.SHARD, "Hop")):
+        metrics.begun()
+        metrics.ended(kind, call, 0.1, 1, 1, 0, None)
+    lines = [line for line in metrics.text().decode().splitlines() if line.startswith("fondaco_graph_requests_total")]
+    counted = {line.partition('call="')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+    assert counted == {"unknown": 2.0, "Sample": 1.0, "shard.Hop": 1.0}
 
 
 def test_files_of_servers_that_are_no_more_count_for_nothing(platform: fd.Platform, cluster: GraphCluster) -> None:

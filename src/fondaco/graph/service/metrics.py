@@ -1,7 +1,8 @@
 """Metrics of a graph server, as Prometheus reads them: requests, errors and latencies by kind of query, bytes, rows, connections, versions.
 
 Every name begins with `fondaco_graph_`; every sample carries the graph and the shard. A request counts under the name of its query
-(`Sample`, `NodeFeatures`) or, for the parts that servers ask of each other, of its step (`shard.Hop`). Any thread.
+(`Sample`, `NodeFeatures`) or, for the parts that servers ask of each other, of its step (`shard.Hop`); what is neither is `unknown`,
+because names come from requests. Any thread.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from fondaco.core.errors import FondacoError
 from fondaco.core.version import VERSION
+from fondaco.graph.queries import Query
 from fondaco.graph.service.frames import Kind
 from fondaco.graph.service.server import Refusal
+from fondaco.graph.shards import ShardQuery
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_CALLS_MAX: Final = 256  # names of queries come from requests
+UNKNOWN: Final = "unknown"
+_CALLS: Final = frozenset(query.__name__ for query in Query.__subclasses__())
+_STEPS: Final = frozenset(step.__name__ for step in ShardQuery.__subclasses__())
 
 
 class GraphMetrics:
@@ -52,7 +57,6 @@ class GraphMetrics:
         self._up_since.labels(**self._labels).set(time.time())
         info = Gauge("fondaco_build_info", "Version of Fondaco; always 1.", ["version"], registry=self._registry)
         info.labels(VERSION).set(1)
-        self._calls: set[str] = set()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"fondaco_graph_{name}", text, [*self._labels, *labels], registry=self._registry)
@@ -72,8 +76,7 @@ class GraphMetrics:
         self._in_flight.labels(**self._labels).inc()
 
     def ended(self, kind: Kind, call: str, seconds: float, received: int, sent: int, shared: int, error: FondacoError | None) -> None:
-        name = self._call(call if kind == Kind.QUERY else f"shard.{call}")
-        labels = {**self._labels, "call": name}
+        labels = {**self._labels, "call": _name(kind, call)}
         self._in_flight.labels(**self._labels).dec()
         self._requests.labels(**labels).inc()
         self._seconds.labels(**labels).observe(seconds)
@@ -82,13 +85,6 @@ class GraphMetrics:
         self._shared.labels(**labels).inc(shared)
         if error is not None:
             self._errors.labels(**labels, error=type(error).__name__).inc()
-
-    def _call(self, name: str) -> str:
-        if name not in self._calls:
-            if len(self._calls) >= _CALLS_MAX:
-                return "other"
-            self._calls.add(name)
-        return name
 
     # -- the rest -----------------------------------------------------------------------------------------------------------------------
 
@@ -106,6 +102,12 @@ class GraphMetrics:
     def text(self) -> bytes:
         """One scrape."""
         return generate_latest(self._registry) + _process_metrics()
+
+
+def _name(kind: Kind, call: str) -> str:
+    if kind == Kind.QUERY:
+        return call if call in _CALLS else UNKNOWN
+    return f"shard.{call}" if call in _STEPS else UNKNOWN
 
 
 def _process_metrics() -> bytes:
