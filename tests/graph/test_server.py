@@ -306,7 +306,7 @@ def test_a_client_that_says_nothing_is_dropped_before_its_greeting_and_kept_afte
 
 
 def test_a_client_that_does_not_read_its_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fondaco.graph.service.answering.server.BYTES_PER_S_MIN", 1 << 26)
+    monkeypatch.setattr("fondaco.graph.service.server.BYTES_PER_S_MIN", 1 << 26)
     with CannedServer(limits=ServerLimits(frame_s=0.3)) as server:
         connection = raw(server)
         connection.send(frame(Kind.QUERY, 1, b"", {"x": np.zeros(6_000_000)}), raise_timeout)
