@@ -20,9 +20,7 @@ START_S = 120.0
 class GraphServerProcess:
     """One server."""
 
-    def __init__(
-        self, directory: Path, graph: str, shard: int = 0, shards: int = 1, *arguments: str, port: int = 0, **environment: str
-    ) -> None:
+    def __init__(self, directory: Path, graph: str, shard: int = 0, shards: int = 1, *arguments: str, port: int = 0) -> None:
         command = [sys.executable, "-m", "fondaco.graph.serve", str(directory), graph, "--shard", f"{shard}/{shards}", "--port", str(port)]
         self.shard, self.shards = shard, shards
         self.process = subprocess.Popen(
