@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import pickle
 import random
 import shutil
 import socket
@@ -219,7 +220,7 @@ def test_where_tokens_are_needed_only_their_holders_are_answered(tmp_path: Path,
                 assert path.stat().st_mode & 0o077 == 0, "the secret of a server is its owner's alone"
 
 
-def test_with_a_certificate_everything_between_machines_is_encrypted(tmp_path: Path) -> None:
+def test_with_a_certificate_everything_between_machines_is_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = make_certificate(tmp_path)
     with build(tmp_path / "platform") as platform:
         (platform.directory / "fondaco.toml").write_text(f'[server]\ncertificate = "{certificate}"\nprivate_key = "{key}"\n')
@@ -232,6 +233,11 @@ def test_with_a_certificate_everything_between_machines_is_encrypted(tmp_path: P
                 connect(cluster.endpoints, timeout_s=3)
             with pytest.raises(UnavailableError, match="certificate"):
                 connect(cluster.endpoints, tls=ssl.create_default_context(), timeout_s=3)
+            with pytest.raises(InputError, match=r"nothing\.pem cannot be used"):
+                connect(cluster.endpoints, tls=tmp_path / "nothing.pem")
+            monkeypatch.setenv("FONDACO_GRAPH_CA", str(certificate))
+            with connect(cluster.endpoints) as graph, pickle.loads(pickle.dumps(graph)) as again:
+                assert same(again.sample(np.arange(NODES), **asked), embedded.sample(np.arange(NODES), **asked))
             drip_into_tls(cluster.servers[0], context)
             assert cluster.servers[0].alive
 

@@ -30,6 +30,7 @@ ENDPOINTS: Final = "FONDACO_GRAPH_ENDPOINTS"
 NAME: Final = "FONDACO_GRAPH_NAME"
 VERSION: Final = "FONDACO_GRAPH_VERSION"
 TOKEN: Final = "FONDACO_GRAPH_TOKEN"
+CERTIFICATE: Final = "FONDACO_GRAPH_CA"
 
 
 def connect(
@@ -41,7 +42,7 @@ def connect(
     shared_memory: bool = True,
     unix: bool = True,
     token: str | None = None,
-    tls: ssl.SSLContext | None = None,
+    tls: ssl.SSLContext | str | os.PathLike[str] | None = None,
 ) -> Graph:
     """A graph to ask: behind servers, or in a platform's directory.
 
@@ -52,7 +53,9 @@ def connect(
         version: stay on it; None: as `FONDACO_GRAPH_VERSION` says, else the current one, whatever that is at each call.
         timeout_s: of calls that do not say; None: they wait as long as it takes.
         shared_memory: take answers of a server on this machine through shared memory. unix: go to it over its Unix socket.
-        token: default: as `FONDACO_GRAPH_TOKEN` says. tls: how to check a server; None: no TLS.
+        token: default: as `FONDACO_GRAPH_TOKEN` says.
+        tls: how to check a server: a file of certificates (PEM) to trust, or a context of yours, with which the graph cannot be pickled;
+            None: the file that `FONDACO_GRAPH_CA` names, else no TLS.
     Raises:
         InputError: no address, or one that is none. UnavailableError, DeadlineExceededError: no server answers. GraphNotFoundError,
         VersionNotFoundError, AuthenticationError, PermissionDeniedError.
@@ -67,6 +70,7 @@ def connect(
     version = _version_of_environment() if version is None else _checked(version)
     if isinstance(given, os.PathLike) or (isinstance(given, str) and _is_directory(given)):
         return _open(Path(given), graph, version)
+    tls = os.environ.get(CERTIFICATE) or None if tls is None else tls
     _check(graph, tls)
     addresses = _addresses(given)
     remote = RemoteGraph(
@@ -109,8 +113,10 @@ def _checked(version: int) -> int:
 def _check(graph: object, tls: object) -> None:
     if graph is not None and not isinstance(graph, str):
         raise InputError(f"graph is a name, not {graph!r}")
-    if tls is not None and not isinstance(tls, ssl.SSLContext):
-        raise InputError(f"tls is an ssl.SSLContext, as ssl.create_default_context(cafile=...) makes one, not {tls!r}")
+    if tls is not None and not isinstance(tls, (ssl.SSLContext, str, os.PathLike)):
+        raise InputError(
+            f"tls is a file of certificates, or an ssl.SSLContext as ssl.create_default_context(cafile=...) makes one, not {tls!r}"
+        )
 
 
 def _addresses(given: object) -> list[str]:

@@ -52,14 +52,19 @@ class RemoteGraph(Graph):
         shared_memory: bool = True,
         unix: bool = True,
         token: str | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | str | os.PathLike[str] | None = None,
     ) -> None:
-        """Use `fondaco.graph.connect`; this asks nobody yet."""
+        """Use `fondaco.graph.connect`; this asks nobody yet.
+
+        Raises:
+            InputError: no address, or a file of certificates that cannot be used.
+        """
         self._endpoints = tuple(dict.fromkeys(str(Address.parse(endpoint)) for endpoint in endpoints))
         if not self._endpoints:
             raise InputError("no address of a graph server; give at least one, as 127.0.0.1:7080")
         self._graph, self._pin, self._timeout_s = graph, version, timeout_s
-        self._shared_memory, self._unix, self._token, self._tls = shared_memory, unix, token, tls
+        self._shared_memory, self._unix, self._token, self._trusted = shared_memory, unix, token, tls
+        self._tls = tls if tls is None or isinstance(tls, ssl.SSLContext) else _trusting(tls)
         self._budget, self._pool = Budget(), BufferPool()
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -98,11 +103,11 @@ class RemoteGraph(Graph):
             peer.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._tls is not None:
-            raise StateError("a graph with a TLS context of its own cannot be pickled; connect again where it is needed")
+        if isinstance(self._trusted, ssl.SSLContext):
+            raise StateError("a graph with a TLS context of its own cannot be pickled; give tls= the file of certificates instead")
         options = {
             "graph": self._graph, "version": self._pin, "timeout_s": self._timeout_s, "shared_memory": self._shared_memory,
-            "unix": self._unix, "token": self._token,
+            "unix": self._unix, "token": self._token, "tls": self._trusted,
         }  # fmt: skip
         return _reopen, (self._endpoints, options)
 
@@ -203,6 +208,14 @@ def _answer(reply: Reply, what: str) -> Answer:
     except msgspec.MsgspecError as exc:
         raise ProtocolError(what, f"an answer that cannot be read: {exc}") from None
     return Answer(meta, reply.arrays)
+
+
+def _trusting(file: str | os.PathLike[str]) -> ssl.SSLContext:
+    """Servers are believed whose certificate is in this file, or is signed by one there."""
+    try:
+        return ssl.create_default_context(cafile=os.fspath(file))
+    except OSError as exc:  # ssl.SSLError too
+        raise InputError(f"{os.fspath(file)} cannot be used as a file of certificates to trust (PEM): {exc}") from exc
 
 
 def _reopen(endpoints: tuple[str, ...], options: dict[str, Any]) -> RemoteGraph:
