@@ -37,6 +37,7 @@ class Counted:
         self.errors: list[FondacoError] = []
         self.shared = 0
         self.requests = 0
+        self.answered = 0  # counted after the answer went out: wait for it
 
     def connections(self, count: int) -> None:
         self.open = count
@@ -51,6 +52,7 @@ class Counted:
         self.shared += shared
         if error is not None:
             self.errors.append(error)
+        self.answered += 1
 
 
 class Canned:

@@ -108,17 +108,19 @@ def test_sinks_take_the_bytes_of_their_arrays_by_every_way(server: CannedServer)
 def test_answers_that_are_kept_stay_as_they_are_when_shared_memory_runs_out(server: CannedServer) -> None:
     with peer_of(server.address, budget=4 << 20) as peer:
         kept = [(seed, double(peer, BIG + seed).arrays) for seed in range(12)]
+        until(lambda: server.observer.answered == 12, "all of them are counted")
         shared = server.observer.shared
         assert shared > 0
         for seed, arrays in kept:
             assert (arrays["doubled"] == (BIG + seed) * 2).all()
         double(peer, BIG)
+        until(lambda: server.observer.answered == 13, "it is counted")
         assert server.observer.shared == shared, "there is no slot left, so the answer came through the socket"
         kept.clear()
         del arrays
         gc.collect()
         double(peer, BIG)
-        assert server.observer.shared > shared
+        until(lambda: server.observer.shared > shared, "it came through shared memory again")
 
 
 def test_arrays_of_an_answer_outlive_their_connection(server: CannedServer) -> None:

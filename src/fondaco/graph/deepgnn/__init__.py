@@ -1,11 +1,9 @@
 """DeepGNN's client, over a Fondaco graph: a training script that was written for deepgnn-ge needs other imports, and no other change.
 
-```python
-# from deepgnn.graph_engine import Graph, SamplingStrategy, multihop
-# from deepgnn.graph_engine.snark.local import Client
-# from deepgnn.graph_engine.snark.distributed import Client as DistributedClient
-from fondaco.graph.deepgnn import Client, DistributedClient, Graph, SamplingStrategy, multihop
-```
+    # from deepgnn.graph_engine import Graph, SamplingStrategy, multihop
+    # from deepgnn.graph_engine.snark.local import Client
+    # from deepgnn.graph_engine.snark.distributed import Client as DistributedClient
+    from fondaco.graph.deepgnn import Client, DistributedClient, Graph, SamplingStrategy, multihop
 
 Names, arguments, shapes and dtypes are DeepGNN's (0.1.66); docs/deepgnn.md says query by query what differs. New scripts do better with
 `fondaco.graph.Graph` itself: one request for all hops and features, nodes merged, types by name.

@@ -1,9 +1,8 @@
 """PyG over a graph: its FeatureStore, GraphStore and BaseSampler, so that its loaders and models run unchanged.
 
-```python
-data = fd.graph.pyg.stores(graph)
-loader = NodeLoader(data, fd.graph.pyg.NeighborSampler(graph, [15, 10]), input_nodes=("page", train_index), batch_size=1024, shuffle=True)
-```
+    data = fd.graph.pyg.stores(graph)
+    sampler = fd.graph.pyg.NeighborSampler(graph, [15, 10])
+    loader = NodeLoader(data, sampler, input_nodes=("page", train_index), batch_size=1024, shuffle=True)
 
 PyG knows nodes by index: `NodeIndex` says which id has which; where ids are 0..n - 1 they are the same. `fondaco.graph.torch` has loaders
 that fetch a batch, features and all, by one request; these need two, one for neighbours and one for features.

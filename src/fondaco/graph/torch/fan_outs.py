@@ -27,13 +27,12 @@ AnyFanOuts: TypeAlias = "FanOuts | FanOutsByType | GrowingFanOuts"
 class GrowingFanOuts:
     """Fan-outs in `levels`, smallest first; `report` the validation metric after each epoch.
 
-    ```python
-    fan_outs = GrowingFanOuts([[5, 3], [10, 5], [15, 10]], patience=2, better="higher")
-    loader = NeighborLoader(graph, seeds, fan_outs=fan_outs)
-    for epoch in range(30):
-        for batch in loader: ...
-        fan_outs.report(accuracy)
-    ```
+        fan_outs = GrowingFanOuts([[5, 3], [10, 5], [15, 10]], patience=2, better="higher")
+        loader = NeighborLoader(graph, seeds, fan_outs=fan_outs)
+        for epoch in range(30):
+            for batch in loader: ...
+            fan_outs.report(accuracy)
+
     One thread. With several trainers, report the same number (a mean over all of them) in each.
     """
 

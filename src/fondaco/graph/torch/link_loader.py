@@ -17,13 +17,11 @@ from fondaco.graph.torch.options import LoaderOptions
 class LinkNeighborLoader(EpochLoader):
     """Mini-batches of edges, true and false, with the sampled neighbourhoods of their ends.
 
-    ```python
-    loader = fd.graph.torch.LinkNeighborLoader(graph, train_edges, fan_outs=[10, 5], negatives=1, hide_seed_edges=True, shuffle=True)
-    for batch in loader:
-        h = model(batch.x, batch.edge_index)
-        score = (h[batch.edge_label_index[0]] * h[batch.edge_label_index[1]]).sum(-1)
-        loss = binary_cross_entropy_with_logits(score, batch.edge_label)
-    ```
+        loader = fd.graph.torch.LinkNeighborLoader(graph, train_edges, fan_outs=[10, 5], negatives=1, hide_seed_edges=True, shuffle=True)
+        for batch in loader:
+            h = model(batch.x, batch.edge_index)
+            score = (h[batch.edge_label_index[0]] * h[batch.edge_label_index[1]]).sum(-1)
+            loss = binary_cross_entropy_with_logits(score, batch.edge_label)
 
     Besides what every batch holds: `edge_label_index` int64 [2, pairs], places of sources and targets among the nodes: the true edges,
     then `negatives` false ones each; `edge_label` [pairs]: 1 (or the label given) and 0. With negative_mode="triplet" instead `src_index`,

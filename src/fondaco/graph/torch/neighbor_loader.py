@@ -59,12 +59,10 @@ class EpochLoader:
 class NeighborLoader(EpochLoader):
     """Mini-batches of seeds with their sampled neighbourhoods, for training on a `Graph`, embedded or served.
 
-    ```python
-    loader = fd.graph.torch.NeighborLoader(graph, train_ids, fan_outs=[15, 10], batch_size=1024, labels="y", shuffle=True)
-    for batch in loader:
-        out = model(batch.x, batch.edge_index)[: batch.batch_size]
-        loss = cross_entropy(out, batch.y[: batch.batch_size])
-    ```
+        loader = fd.graph.torch.NeighborLoader(graph, train_ids, fan_outs=[15, 10], batch_size=1024, labels="y", shuffle=True)
+        for batch in loader:
+            out = model(batch.x, batch.edge_index)[: batch.batch_size]
+            loss = cross_entropy(out, batch.y[: batch.batch_size])
 
     What is in a batch: `fondaco.graph.torch.batches`. Batch n of epoch e is a function of (graph version, seeds, options, e, n): the same
     embedded or served, for any `prefetch` and `threads`, and for any number of trainers but in an epoch's last round (`plan`).
