@@ -22,6 +22,7 @@ from fondaco.cli.quickstart.definitions import define_features
 from fondaco.cli.quickstart.graph import DIM, NODE_KEYS, embed_flights
 
 RUN = [sys.executable, "-c", "from fondaco.cli import main; main()", "quickstart"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # beside other tests, threads of one fit mostly wait for each other
 KEYS = ["tailnum", "carrier", "origin", "dest", "scheduled_at"]
 EMBEDDINGS = {
     kind: pa.table({column: ["?"], "embedding": pa.array([[0.0] * DIM], pa.list_(pa.float32()))}) for kind, column in NODE_KEYS.items()
@@ -133,7 +134,7 @@ def test_a_second_run_pushes_new_versions_and_keeps_the_ones_before(tmp_path: Pa
     _need_flights()
     pytest.importorskip("sklearn")
     for version in (1, 2):
-        done = subprocess.run([*RUN, "--data", "qs", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        done = subprocess.run([*RUN, "--data", "qs", "--json"], cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr[-3000:]
         report = json.loads(done.stdout)
         assert {push["version"] for push in report["pushes"]} == {version}

@@ -156,7 +156,7 @@ class GraphCluster:
         self.stop()
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait for something that happens in another process."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -110,7 +110,7 @@ def test_addresses_come_from_the_environment_or_in_any_form(server: CannedServer
         ("127.0.0.1:7080", {"version": 0}, "a whole number from 1 on"),
         ("127.0.0.1:7080", {"version": "3"}, "a whole number from 1 on"),
         ("127.0.0.1:7080", {"graph": 5}, "graph is a name"),
-        ("127.0.0.1:7080", {"tls": True}, "tls is an ssl.SSLContext"),
+        ("127.0.0.1:7080", {"tls": True}, "tls is a file of certificates"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(endpoints: Any, options: dict[str, Any], says: str) -> None:
