@@ -7,19 +7,19 @@ and the bytes of the manifest's own object>, "manifest": {...}}`.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from fondaco.core.errors import CorruptFileError, FormatVersionError
-from fondaco.core.files import write_atomically
+from fondaco.core.errors import CorruptFileError
+from fondaco.core.sealed import read_sealed, write_sealed
 from fondaco.graph.layout import file_names
 from fondaco.graph.schema import GraphSchema
 
 MANIFEST_FILE: Final = "manifest.json"
 MANIFEST_FORMAT: Final = 1
+_KIND: Final = "fondaco-graph"
 NODES_MAX: Final = 2**31 - 1  # of one type: a dense id is an int32
 
 
@@ -61,25 +61,13 @@ class GraphManifest(msgspec.Struct, frozen=True, kw_only=True):
         return {adjacency.edge.name: sum(self.edges[adjacency.number]) for adjacency in self.schema.adjacencies()}
 
 
-class _Envelope(msgspec.Struct):
-    format: int
-    checksum: str
-    manifest: msgspec.Raw
-
-
-def _checksum(format_: int, raw: bytes) -> str:
-    return hashlib.sha256(b"fondaco-graph %d\n" % format_ + raw).hexdigest()
-
-
 def write_manifest(directory: Path, manifest: GraphManifest) -> None:
     """Write `manifest.json` into a version's directory, durably and all at once.
 
     Raises:
         DiskFullError, ReadOnlyError.
     """
-    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    head = b'{"format": %d, "checksum": "%s", "manifest":\n' % (MANIFEST_FORMAT, _checksum(MANIFEST_FORMAT, raw).encode())
-    write_atomically(directory / MANIFEST_FILE, head + raw + b"}\n")
+    write_sealed(directory / MANIFEST_FILE, manifest, kind=_KIND, format_=MANIFEST_FORMAT)
 
 
 def read_manifest(directory: Path) -> GraphManifest:
@@ -90,16 +78,7 @@ def read_manifest(directory: Path) -> GraphManifest:
         CorruptFileError: section "manifest". FormatVersionError: written by a newer Fondaco.
     """
     path = directory / MANIFEST_FILE
-    try:
-        envelope = msgspec.json.decode(path.read_bytes(), type=_Envelope)
-        raw = bytes(envelope.manifest)
-        if envelope.checksum != _checksum(envelope.format, raw):
-            raise CorruptFileError(str(path), "manifest", "the checksum does not match")
-        if envelope.format > MANIFEST_FORMAT:
-            raise FormatVersionError(str(path), envelope.format, MANIFEST_FORMAT)
-        manifest = msgspec.json.decode(raw, type=GraphManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise CorruptFileError(str(path), "manifest", str(exc)) from exc
+    manifest = read_sealed(path, GraphManifest, kind=_KIND, format_=MANIFEST_FORMAT)
     if not _holds_together(manifest):
         raise CorruptFileError(str(path), "manifest", "its counts and files contradict its schema")
     return manifest

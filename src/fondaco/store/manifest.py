@@ -9,17 +9,17 @@ object>, "manifest": {...}}`.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from fondaco.core.errors import CorruptFileError, FormatVersionError
-from fondaco.core.files import write_atomically
+from fondaco.core.errors import CorruptFileError
+from fondaco.core.sealed import read_sealed, write_sealed
 
 MANIFEST_FILE: Final = "manifest.json"
 MANIFEST_FORMAT: Final = 1
+_KIND: Final = "fondaco-manifest"
 PARTITIONER: Final = "xxh64-high32-scaled"  # partition = ((XXH64(key bytes, seed 0) >> 32) * partition_count) >> 32
 HASH: Final = "xxh64-seed0"
 
@@ -71,25 +71,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     built_from: dict[str, Any] = {}
 
 
-class _Envelope(msgspec.Struct):
-    format: int
-    checksum: str
-    manifest: msgspec.Raw
-
-
-def _checksum(format_: int, raw: bytes) -> str:
-    return hashlib.sha256(b"fondaco-manifest %d\n" % format_ + raw).hexdigest()
-
-
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into a version's directory, durably and all at once.
 
     Raises:
         DiskFullError, ReadOnlyError.
     """
-    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    head = b'{"format": %d, "checksum": "%s", "manifest":\n' % (MANIFEST_FORMAT, _checksum(MANIFEST_FORMAT, raw).encode())
-    write_atomically(directory / MANIFEST_FILE, head + raw + b"}\n")
+    write_sealed(directory / MANIFEST_FILE, manifest, kind=_KIND, format_=MANIFEST_FORMAT)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -101,16 +89,7 @@ def read_manifest(directory: Path) -> Manifest:
         FormatVersionError: written by a newer Fondaco.
     """
     path = directory / MANIFEST_FILE
-    try:
-        envelope = msgspec.json.decode(path.read_bytes(), type=_Envelope)
-        raw = bytes(envelope.manifest)
-        if envelope.checksum != _checksum(envelope.format, raw):
-            raise CorruptFileError(str(path), "manifest", "the checksum does not match")
-        if envelope.format > MANIFEST_FORMAT:
-            raise FormatVersionError(str(path), envelope.format, MANIFEST_FORMAT)
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise CorruptFileError(str(path), "manifest", str(exc)) from exc
+    manifest = read_sealed(path, Manifest, kind=_KIND, format_=MANIFEST_FORMAT)
     if (manifest.hash, manifest.partitioner) != (HASH, PARTITIONER):
         reason = f"keys are placed by {manifest.hash!r} and {manifest.partitioner!r}, which this Fondaco does not know"
         raise CorruptFileError(str(path), "manifest", reason)

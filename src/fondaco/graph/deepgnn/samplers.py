@@ -48,7 +48,21 @@ class BaseSampler:
         """There is nothing to free."""
 
 
-class GENodeSampler(BaseSampler):
+class _Draws(BaseSampler):
+    """Batches drawn from the graph, `epochs` times as many as there are to draw from."""
+
+    def __init__(
+        self, graph: Graph, counted: int, batch_size: int, epochs: int, num_workers: int, strategy: SamplingStrategy, **trainers: int
+    ) -> None:
+        super().__init__(batch_size, epochs, True, counted, **trainers)
+        self.graph, self.strategy = graph, strategy
+        self.count = math.ceil(epochs * counted / (batch_size * num_workers * self.data_parallel_num))
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class GENodeSampler(_Draws):
     """Nodes drawn from the graph, `epochs` times as many as there are."""
 
     def __init__(
@@ -64,20 +78,19 @@ class GENodeSampler(BaseSampler):
         data_parallel_index: int = 0,
     ) -> None:
         counted = graph.node_count(node_types) if sample_num == -1 else sample_num
-        super().__init__(batch_size, epochs, True, counted, data_parallel_num=data_parallel_num, data_parallel_index=data_parallel_index)
-        self.graph, self.node_types, self.strategy = graph, node_types, strategy
-        self.count = math.ceil(epochs * counted / (batch_size * num_workers * data_parallel_num))
+        super().__init__(
+            graph, counted, batch_size, epochs, num_workers, strategy,
+            data_parallel_num=data_parallel_num, data_parallel_index=data_parallel_index,
+        )  # fmt: skip
+        self.node_types = node_types
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         for _ in range(self.count):
             drawn = self.graph.sample_nodes(self.batch_size, self.node_types, strategy=self.strategy)
             yield drawn[0] if isinstance(drawn, tuple) else drawn
 
-    def __len__(self) -> int:
-        return self.count
 
-
-class GEEdgeSampler(BaseSampler):
+class GEEdgeSampler(_Draws):
     """Edges drawn from the graph, [batch_size, 3], `epochs` times as many as there are."""
 
     def __init__(
@@ -93,16 +106,15 @@ class GEEdgeSampler(BaseSampler):
         data_parallel_index: int = 0,
     ) -> None:
         counted = graph.edge_count(edge_types) if sample_num == -1 else sample_num
-        super().__init__(batch_size, epochs, True, counted, data_parallel_num=data_parallel_num, data_parallel_index=data_parallel_index)
-        self.graph, self.edge_types, self.strategy = graph, edge_types, strategy
-        self.count = math.ceil(epochs * counted / (batch_size * num_workers * data_parallel_num))
+        super().__init__(
+            graph, counted, batch_size, epochs, num_workers, strategy,
+            data_parallel_num=data_parallel_num, data_parallel_index=data_parallel_index,
+        )  # fmt: skip
+        self.edge_types = edge_types
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         for _ in range(self.count):
             yield self.graph.sample_edges(self.batch_size, self.edge_types, strategy=self.strategy)
-
-    def __len__(self) -> int:
-        return self.count
 
 
 class _Rows(BaseSampler):
