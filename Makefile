@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint bench clean
+.PHONY: help quickstart test test-kubernetes check lint bench clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,13 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: graph, features, training set, model, push, reads (under 3 minutes)
 	@$(BIN)/fondaco quickstart
 
-test: $(VENV)/.installed-quickstart,dev,bench  ## the whole test suite
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup
+test: $(VENV)/.installed-quickstart,dev,bench  ## the whole test suite, but what needs a Kubernetes API server
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup --ignore=tests/kubernetes
+
+# On a user's own cluster: make test-kubernetes KUBECONFIG=... . Otherwise on a real control plane of our own, built once.
+test-kubernetes: $(VENV)/.installed-quickstart,dev,bench  ## the provisioner on a real Kubernetes API server (built at the first call: 4 to 12 minutes)
+	@if [ -z "$$KUBECONFIG" ]; then tests/kubernetes/build_control_plane.sh; fi
+	@$(BIN)/python -m pytest tests/kubernetes
 
 lint: $(VENV)/.installed-quickstart,dev,bench  ## ruff, mypy --strict, import layers
 	$(BIN)/ruff format --check .
