@@ -1,7 +1,7 @@
 """Peers: which are installed, and those that are servers or live in an environment of their own.
 
-A benchmark runs without a peer that is missing, and says so. `benchmarks/install_peers.sh` installs Redis, Feast and DeepGNN; the
-others come with `pip install -e '.[bench]'`.
+A benchmark runs without a peer that is missing, and says so. `benchmarks/install_peers.sh` installs Redis, Feast, DeepGNN and LinkedIn's
+Flyte plugin; the others come with `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks._machine import ROOT
 _FEAST_PYTHON = ROOT / ".venv-feast" / "bin" / "python"
 _DEEPGNN_PYTHON = ROOT / ".venv-deepgnn" / "bin" / "python"
 _DEEPGNN_SCRIPT = Path(__file__).with_name("_deepgnn_worker.py")
+_PLUGIN_PYTHON = ROOT / ".venv-flyteplugin" / "bin" / "python"
 _START_S = 10.0
 
 
@@ -57,6 +58,14 @@ def have_deepgnn(report: Report) -> bool:
     """Whether DeepGNN's own environment exists."""
     if not _DEEPGNN_PYTHON.exists():
         report.note("ran without DeepGNN: no .venv-deepgnn (benchmarks/install_peers.sh)")
+        return False
+    return True
+
+
+def have_plugin(report: Report) -> bool:
+    """Whether the environment of LinkedIn's Flyte plugin exists."""
+    if not _PLUGIN_PYTHON.exists():
+        report.note("ran without the Flyte plugin: no .venv-flyteplugin (benchmarks/install_peers.sh)")
         return False
     return True
 
@@ -175,6 +184,13 @@ class DeepgnnWorker(Worker):
 
     def __init__(self) -> None:
         super().__init__("DeepGNN", [str(_DEEPGNN_PYTHON), str(_DEEPGNN_SCRIPT)])
+
+
+class PluginWorker(Worker):
+    """A process in the environment of LinkedIn's Flyte plugin that runs `_plugin_worker.py`."""
+
+    def __init__(self) -> None:
+        super().__init__("the Flyte plugin", [str(_PLUGIN_PYTHON), str(Path(__file__).with_name("_plugin_worker.py"))])
 
 
 class DeepgnnServer:

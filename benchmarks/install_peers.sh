@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the peers that pip's `bench` extra cannot bring: Debian's redis-server, and, each in an environment of its own, Feast
-# (.venv-feast) and DeepGNN (.venv-deepgnn).
+# (.venv-feast), DeepGNN (.venv-deepgnn) and LinkedIn's Flyte plugin for data services (.venv-flyteplugin).
 # Idempotent. Redis is not started here: benchmarks start one of their own on 127.0.0.1 and stop it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -30,4 +30,12 @@ else
     echo "DeepGNN: installing into .venv-deepgnn"
     "${PYTHON:-python3}" -m venv .venv-deepgnn
     .venv-deepgnn/bin/pip install -q 'deepgnn-ge==0.1.66'
+fi
+
+if .venv-flyteplugin/bin/python -c 'import flytekitplugins.k8sdataservice' 2>/dev/null; then
+    echo "Flyte plugin: already here"
+else
+    echo "Flyte plugin: installing into .venv-flyteplugin"
+    "${PYTHON:-python3}" -m venv .venv-flyteplugin
+    .venv-flyteplugin/bin/pip install -q 'flytekitplugins-k8sdataservice==1.16.31' 'flytekit[connector]==1.16.31'
 fi
