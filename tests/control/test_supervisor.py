@@ -37,7 +37,7 @@ if kind == "mistaken":
 if kind == "brief":
     sys.exit(1)
 if kind == "parent":
-    subprocess.Popen([sys.executable, "-m", "fondaco.core.launch", str(os.getpid()), "program", "child", ready + ".child", notes])
+    subprocess.Popen([sys.executable, "-m", "fondaco.processes.launch", str(os.getpid()), "program", "child", ready + ".child", notes])
 with open(ready, "w") as file:
     file.write(str(os.getpid()))
 while True:
@@ -48,14 +48,15 @@ while True:
 SUPERVISE = """
 import sys
 from pathlib import Path
-from fondaco.control.probes import FileProbe
-from fondaco.control.process import Patience, ProcessSpec, StartFailedError
+from fondaco.processes.launch import command
+from fondaco.processes.probes import FileProbe
+from fondaco.processes.process import Patience, ProcessSpec, StartFailedError
 from fondaco.control.supervisor import Supervisor
 from fondaco.core.errors import FondacoError
 directory, notes = Path(sys.argv[1]), sys.argv[2]
 def spec(kind):
     ready = directory / f"{kind}.ready"
-    return ProcessSpec(kind, "program", (kind, str(ready), notes), FileProbe(ready, stale_s=1.0))
+    return ProcessSpec(kind, command("program", kind, str(ready), notes), FileProbe(ready, stale_s=1.0))
 stages = [[spec(kind) for kind in stage.split(",")] for stage in sys.argv[3:]]
 patience = Patience(hang=1.0, drain=1.0, pause_first=0.05, probe_every=0.02, watch_every=0.1)
 supervisor = Supervisor(directory, on_ready=lambda run: print("ready", len(run.processes), flush=True), patience=patience)

@@ -1,7 +1,7 @@
 """Children: the processes of a node that its agent keeps running: started, watched, started again; none outlives the agent.
 
 A child that ends is started again after a pause that doubles from 0.2 s to 10 s; one that answered once and then does not for `hang_s` is
-killed, and started again. `tick` does what is due and never waits; all of it belongs to the agent's main thread (see `core.launch`).
+killed, and started again. `tick` does what is due and never waits; all of it belongs to the agent's main thread (see `processes.launch`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from fondaco.core.launch import command
+from fondaco.processes.launch import command
 
 _PAUSE_S: Final = (0.2, 10.0)
 _SETTLED_S: Final = 30.0  # a child that ran for so long begins again with the first pause

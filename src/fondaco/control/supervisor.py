@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from fondaco.control._lines import LineWriter
-from fondaco.control.process import KeptProcess, Patience, ProcessSpec
 from fondaco.core.errors import FondacoError, LockedError, StateError
 from fondaco.core.files import FileLock, os_errors
 from fondaco.core.runfile import LOCK_FILE, RunFile, find_run_file, remove_run_file, run_directory, write_run_file
+from fondaco.processes.lines import LineSink, LineWriter
+from fondaco.processes.process import KeptProcess, Patience, ProcessSpec
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -74,7 +74,9 @@ class Supervisor:
         """
         self._data, self._control = data, control
         self._writer = writer = LineWriter(sys.stderr.fileno())
-        self._stages = [[KeptProcess(spec, self._patience, writer, self._changed) for spec in stage] for stage in stages]
+        self._stages = [
+            [KeptProcess(spec, self._patience, LineSink(writer, spec.name, "up"), self._changed) for spec in stage] for stage in stages
+        ]
         try:
             asyncio.run(self._run())
         finally:

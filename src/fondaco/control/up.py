@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fondaco.control.access import has_good_token
-from fondaco.control.probes import FileProbe, HttpProbe, Probe
-from fondaco.control.process import Patience, ProcessSpec
 from fondaco.control.supervisor import Supervisor
 from fondaco.core.errors import InputError
 from fondaco.core.runfile import RunFile, run_directory
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
+from fondaco.processes.launch import command
+from fondaco.processes.probes import FileProbe, HttpProbe, Probe
+from fondaco.processes.process import Patience, ProcessSpec
 
 READY_FILE = "tailer.ready"
 _SELF = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where a server that listens on every interface is asked by us
@@ -66,12 +67,12 @@ def up(
 def _stages(directory: Path, host: str, port: int, control_port: int, data: str, ready_file: Path, *, tls: bool) -> list[list[ProcessSpec]]:
     def server(name: str, module: str, number: int, *more: str) -> ProcessSpec:
         probe: Probe = HttpProbe(_SELF.get(host, host), number, tls)
-        return ProcessSpec(name, module, (str(directory), "--host", host, "--port", str(number), *more), probe)
+        return ProcessSpec(name, command(module, str(directory), "--host", host, "--port", str(number), *more), probe)
 
     return [
         [
             server("data", "fondaco.dataplane.serve", port),
             server("control", "fondaco.control.serve", control_port, "--data", data),
         ],
-        [ProcessSpec("tailer", "fondaco.store.tailing", (str(directory), "--ready-file", str(ready_file)), FileProbe(ready_file))],
+        [ProcessSpec("tailer", command("fondaco.store.tailing", str(directory), "--ready-file", str(ready_file)), FileProbe(ready_file))],
     ]

@@ -21,9 +21,9 @@ from starlette.concurrency import run_in_threadpool
 from fondaco.control.push_job import PushJob, PushOutcome
 from fondaco.core.errors import FondacoError, LimitError, UnavailableError
 from fondaco.core.files import os_errors, remove_tree
-from fondaco.core.launch import command
 from fondaco.core.runfile import run_directory
 from fondaco.dataplane import wire
+from fondaco.processes.launch import command
 
 AT_ONCE: Final = 4
 _WRITE_BYTES: Final = 1 << 20  # per hop to a worker thread

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -68,6 +69,38 @@ class GovernorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slowest: float = 0.05  # share of its full speed below which a build is not slowed further
 
 
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[services.clusters.NAME]`: a place where data services run. All but `kind` and `labels` is Kubernetes'.
+
+    `image`, `volumes`, `env` and `secrets` are given to services that serve a graph or a store, unless their spec has its own; `python` and
+    `directory` are what {python} and {directory} mean in a command there.
+    """
+
+    kind: Literal["local", "kubernetes"] = "local"
+    labels: dict[str, str] = {}  # what `placement.labels` of a spec asks for
+    context: str | None = None  # of the kubeconfig; None: its current one, or the cluster this process runs in
+    kubeconfig: str | None = None  # None: KUBECONFIG, else ~/.kube/config, else in the cluster
+    namespace: str = "default"
+    image: str | None = None
+    python: str = "python3"
+    directory: str = "/var/lib/fondaco"
+    volumes: tuple[dict[str, Any], ...] = ()  # as in a spec: {path = "/var/lib/fondaco", claim = "fondaco"}
+    env: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    domain: str | None = None  # endpoints are <pod>.<service>.<namespace>.svc[.<domain>]
+    log_url: str | None = None  # a template for people: "https://logs/{namespace}/{pod}"
+
+
+class ServicesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[services]`: where data services run. The cluster "local" (processes of this machine) is there without being configured."""
+
+    default: str = "local"  # for specs without a placement
+    reap_s: float = 5.0  # between two looks for services whose time is over
+    lease: str = "60s"  # of jobs that do not say; renewed three times in that time
+    owner: str | None = None  # whose a service is, where platforms share a cluster; None: one of this platform's own
+    clusters: dict[str, ClusterConfig] = {}  # in the order in which they are tried
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -76,6 +109,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     catalog: CatalogConfig = msgspec.field(default_factory=CatalogConfig)
     governor: GovernorConfig = msgspec.field(default_factory=GovernorConfig)
+    services: ServicesConfig = msgspec.field(default_factory=ServicesConfig)
 
 
 def load_config(directory: Path) -> Config:

@@ -5,7 +5,8 @@
     │   ├── NotFoundError             a name that nothing has; carries the names that exist and suggests the nearest
     │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError,
     │   │   ├── PushNotFoundError, TopicNotFoundError, NodeNotFoundError, TokenNotFoundError,
-    │   │   └── GraphNotFoundError, NodeTypeNotFoundError, EdgeTypeNotFoundError
+    │   │   ├── GraphNotFoundError, NodeTypeNotFoundError, EdgeTypeNotFoundError,
+    │   │   └── ServiceNotFoundError, RunNotFoundError
     │   ├── NodeIdError               ids that the graph has no nodes for; names the type, the first few, and how many
     │   ├── AlreadyExistsError        a name that is taken by something different
     │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
@@ -29,6 +30,7 @@
     │   ├── PushInProgressError       another push is at work on this store (retry later)
     │   ├── PushKilledError           the push was killed on request
     │   ├── BuildInProgressError      another process builds a version of this graph (retry later)
+    │   ├── ServiceFailedError        a data service that will not become ready without a change; carries the end of its log
     │   ├── DeadlineExceededError     the answer did not come in the time given (retry later)
     │   ├── UnwrittenError            a writer could not put into the log what it had taken; says how many writes
     │   ├── QuotaExceededError        the caller's share for this moment is used up (retry after the time it names)
@@ -163,6 +165,18 @@ class EdgeTypeNotFoundError(NotFoundError):
     """The graph has no edge type of this name; edge types are named `source/relation/target`, or by a relation that only one has."""
 
     noun = "edge type"
+
+
+class ServiceNotFoundError(NotFoundError):
+    """The platform has no data service of this name."""
+
+    noun = "service"
+
+
+class RunNotFoundError(NotFoundError):
+    """The platform never had a run of this id."""
+
+    noun = "run"
 
 
 class VersionNotFoundError(NotFoundError):
@@ -435,6 +449,20 @@ class BuildInProgressError(StateError):
     def __str__(self) -> str:
         by = f" by process {self.pid}" if self.pid else ""
         return f"a version of graph {self.graph!r} is being built{by}; wait for it to end, or stop it"
+
+
+class ServiceFailedError(StateError):
+    """A data service will not become ready without a change. `reason` says why in words, `log_tail` holds the newest lines it said."""
+
+    def __init__(self, service: str, reason: str, log_tail: Sequence[str] = ()) -> None:
+        super().__init__(service, reason, tuple(log_tail))
+        self.service, self.reason, self.log_tail = service, reason, tuple(log_tail)
+
+    def __str__(self) -> str:
+        said = "".join(f"\n    {line}" for line in self.log_tail[-10:])
+        return f"service {self.service!r} failed: {self.reason}. Change what it names, then ensure it again." + (
+            f" It said last:{said}" if said else ""
+        )
 
 
 class DeadlineExceededError(StateError):

@@ -24,6 +24,7 @@ class ProcessState(StrEnum):
 
     STARTING = "starting"  # runs, and does not say yet that it is ready
     READY = "ready"
+    SILENT = "silent"  # was ready, runs, and does not answer now
     WAITING = "waiting"  # it ended and is started again after a pause
     STOPPED = "stopped"  # ended, and meant to
 

@@ -2,7 +2,7 @@ import os
 import threading
 from pathlib import Path
 
-from fondaco.control._lines import LINE_BYTES_MAX, LineWriter
+from fondaco.processes.lines import LINE_BYTES_MAX, LineWriter
 
 
 def test_lines_are_written_whole_with_the_name_of_who_said_them(tmp_path: Path) -> None:

@@ -62,6 +62,19 @@ class LineWriter:
             return
 
 
+class LineSink:
+    """What one process says, line by line under its name, and what is said about it, under ours."""
+
+    def __init__(self, writer: LineWriter, name: str, ours: str) -> None:
+        self._writer, self._name, self._ours = writer, name, ours
+
+    async def take(self, stream: asyncio.StreamReader) -> None:
+        await forward(stream, self._name, self._writer)
+
+    def say(self, what: str) -> None:
+        self._writer.say(self._ours, what)
+
+
 async def forward(stream: asyncio.StreamReader, name: str, writer: LineWriter) -> None:
     """Pass on lines until the stream ends. A line longer than LINE_BYTES_MAX arrives in pieces."""
     rest = b""

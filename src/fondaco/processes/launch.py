@@ -1,6 +1,6 @@
-"""Launch: the first thing in every process that the supervisor or the control API starts.
+"""Launch: the first thing in every process of ours that a supervisor, a node's agent or the control API starts.
 
-`python -m fondaco.core.launch PID MODULE ...` asks the kernel to kill this process when the one that started it (PID) ends, however
+`python -m fondaco.processes.launch PID MODULE ...` asks the kernel to kill this process when the one that started it (PID) ends, however
 that happens, and then becomes MODULE with the arguments that follow. So not even `kill -9` of the keeper leaves an orphan. It is done
 here and not between fork and exec, where Python code may run only in a process without threads.
 Source: prctl(2), PR_SET_PDEATHSIG; the signal follows the *thread* that started the process, so processes are started by main threads.
@@ -19,9 +19,9 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def command(module: str, *arguments: str) -> list[str]:
+def command(module: str, *arguments: str) -> tuple[str, ...]:
     """The command line that runs a module as a child that does not outlive the calling process."""
-    return [sys.executable, "-m", "fondaco.core.launch", str(os.getpid()), module, *arguments]
+    return (sys.executable, "-m", "fondaco.processes.launch", str(os.getpid()), module, *arguments)
 
 
 def die_with_parent(parent: int) -> None:

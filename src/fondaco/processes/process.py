@@ -1,8 +1,8 @@
 """Process: one program that is kept running: started, watched until it is ready and for as long as it runs, started again when it ends.
 
 A process that ends, or that was ready and no longer answers, is started again after a pause that doubles from 0.2 s to 30 s and begins
-anew once it ran for a minute. It is never given up. Only a first start that ends with exit code 2, the mistake of a user, is not
-repeated: the same again would end the same. All of it runs on one event loop, in the main thread (see `launch`).
+anew once it ran for a minute. It is never given up. Only a first start that ends with the exit code of a user's mistake, where the
+program has one, is not repeated: the same again would end the same. All of it runs on one event loop, in the main thread (see `launch`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
-from fondaco.control._lines import LineWriter, forward
-from fondaco.control.probes import Probe
 from fondaco.core.errors import FondacoError
-from fondaco.core.launch import command
 from fondaco.core.runfile import ProcessInfo, ProcessState
+from fondaco.processes.probes import Probe
 
 USER_MISTAKE: Final = 2  # exit code of our programs for what the same call would meet again
 _CUT_OFF_S: Final = 2.0  # how long the pipe of a process that ended may still bring lines
@@ -31,23 +31,49 @@ class Patience:
     """How long the supervisor waits for what, in seconds."""
 
     start: float = 180.0  # until a process is ready; the kernels may have to be compiled first
-    hang: float = 30.0  # without an answer before a process that was ready is killed
+    hang: float | None = 30.0  # without an answer before a process that was ready is killed; None: never for that
     drain: float = 15.0  # between SIGTERM and SIGKILL
     pause_first: float = 0.2  # before it is started again
     pause_longest: float = 30.0
     settled: float = 60.0  # a process that ran for so long begins again with the first pause
-    probe_every: float = 0.1  # while it starts
+    probe_first: float = 0.1  # between the first two questions while it starts; the pause grows to `probe_every`
+    probe_every: float = 0.1
     watch_every: float = 2.0  # while it runs
+    misses: int | None = None  # after so many questions in a row without an answer it is not called ready; None: it is until it is killed
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run: `python -m module arguments...`, and how to ask it."""
+    """What to run, and how to ask it.
+
+    Attributes:
+        argv: program and arguments; see `launch.command` for a module of ours.
+        env: its variables; None: ours, and PYTHONUNBUFFERED.
+        mistake: the exit code by which it says at its first start that the same start would end the same; None: it has none.
+        before_exec: called in the child before it becomes the program; only where the supervisor has no threads.
+        after_end: called with its pid when it has ended, and before it is started again: what it may have left running is ended here.
+    """
 
     name: str
-    module: str
-    arguments: tuple[str, ...]
+    argv: tuple[str, ...]
     probe: Probe
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    mistake: int | None = USER_MISTAKE
+    before_exec: Callable[[], None] | None = None
+    after_end: Callable[[int], None] | None = None
+
+
+class Sink(Protocol):
+    """Where goes what a process says, and what is said about it."""
+
+    async def take(self, stream: asyncio.StreamReader) -> None:
+        """Take its stdout and stderr until they end."""
+        ...
+
+    def say(self, what: str) -> None:
+        """A remark of the supervisor."""
+        ...
 
 
 class StartFailedError(FondacoError):
@@ -66,16 +92,16 @@ class StartFailedError(FondacoError):
 class KeptProcess:
     """One process that is kept running. `keep` runs until `stop`; `changed` is called whenever `info` differs from before."""
 
-    def __init__(self, spec: ProcessSpec, patience: Patience, writer: LineWriter, changed: Callable[[], None]) -> None:
+    def __init__(self, spec: ProcessSpec, patience: Patience, sink: Sink, changed: Callable[[], None]) -> None:
         self.spec = spec
         self.ready = asyncio.Event()  # set when it was ready for the first time
+        self.failures = 0  # ends in a row that were not meant
         self._patience = patience
-        self._writer = writer
+        self._sink = sink
         self._changed = changed
         self._stopping = asyncio.Event()
         self._running: asyncio.subprocess.Process | None = None
         self._started_at = 0.0
-        self._failures = 0  # in a row
         self._info = ProcessInfo(spec.name, ProcessState.STOPPED, None, 0, None)
 
     @property
@@ -87,13 +113,13 @@ class KeptProcess:
         """Start it, and again whenever it ends, until `stop` is called.
 
         Raises:
-            StartFailedError: its first start ended with exit code 2.
+            StartFailedError: its first start ended with the exit code of a mistake.
         """
         while not self._stopping.is_set():
             end = await self._run_once()
             if self._stopping.is_set():
                 break
-            if end.code == USER_MISTAKE and not self.ready.is_set():
+            if end.code is not None and end.code == self.spec.mistake and not self.ready.is_set():
                 raise StartFailedError(self.spec.name)
             await self._pause(end)
         self._set(ProcessState.STOPPED, pid=None)
@@ -106,6 +132,7 @@ class KeptProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that was stopped could not obey
         try:
             async with asyncio.timeout(self._patience.drain):
                 await process.wait()
@@ -123,58 +150,73 @@ class KeptProcess:
     # -- one run --------------------------------------------------------------------------------------------------------------------
 
     async def _run_once(self) -> _End:
-        process = await asyncio.create_subprocess_exec(
-            *command(self.spec.module, *self.spec.arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            process_group=0,  # Ctrl-C in a terminal reaches the supervisor only, which stops the others in order
-        )
+        spec = self.spec
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *spec.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"} if spec.env is None else spec.env,
+                cwd=spec.cwd,
+                preexec_fn=spec.before_exec,
+                process_group=0,  # Ctrl-C in a terminal reaches the supervisor only, which stops the others in order
+            )
+        except (OSError, subprocess.SubprocessError) as exc:
+            return _End(None, 0.0, _not_started(spec, exc))
         assert process.stdout is not None
         self._running, self._started_at = process, time.monotonic()
         if self._stopping.is_set():  # `stop` came while it was being started, and saw nothing to end
             self._kill(process)
         self._set(ProcessState.STARTING, pid=process.pid, started_us=time.time_ns() // 1000)
-        lines = asyncio.create_task(forward(process.stdout, self.spec.name, self._writer))
+        lines = asyncio.create_task(self._sink.take(process.stdout))
         watch = asyncio.create_task(self._watch(process))
         try:
             await process.wait()
         finally:
             watch.cancel()
             self._running = None
+            if spec.after_end is not None:
+                spec.after_end(process.pid)
             with contextlib.suppress(TimeoutError):  # a grandchild may hold the pipe a moment longer
                 await asyncio.wait_for(lines, _CUT_OFF_S)
         hung = watch.result() if watch.done() and not watch.cancelled() else None
         return _End(process.returncode or 0, time.monotonic() - self._started_at, hung)
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> str | None:
+    async def _watch(self, process: asyncio.subprocess.Process) -> str:
         """Wait until it is ready, then look whether it answers; kill it if it does not, and say why."""
         patience, probe, pid = self._patience, self.spec.probe, process.pid
-        last = time.monotonic()
+        last, pause = time.monotonic(), min(patience.probe_first, patience.probe_every)
         while not await probe.is_ready(pid):
             if time.monotonic() - last > patience.start:
                 self._kill(process)
-                return f"was not ready after {patience.start:g} s and was killed"
-            await asyncio.sleep(patience.probe_every)
+                return f"was not ready after {patience.start:g} s and was killed" + (f" ({probe.why})" if probe.why else "")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, patience.probe_every)
         self._set(ProcessState.READY, pid=pid)
         if self._info.restarts:
             self._say(f"is ready again (process {pid})")
         self.ready.set()
-        last = time.monotonic()
+        last, misses = time.monotonic(), 0
         while True:
-            await asyncio.sleep(patience.watch_every)
+            await asyncio.sleep(min(patience.watch_every, patience.probe_every) if misses else patience.watch_every)
             if await probe.is_alive(pid):
-                last = time.monotonic()
-            elif time.monotonic() - last > patience.hang:
+                last, misses = time.monotonic(), 0
+                if self._info.state is ProcessState.SILENT:
+                    self._set(ProcessState.READY)
+                continue
+            misses += 1
+            if patience.hang is not None and time.monotonic() - last > patience.hang:
                 self._kill(process)
                 return f"did not answer for {patience.hang:g} s and was killed"
+            if misses == patience.misses:
+                self._set(ProcessState.SILENT)
 
     async def _pause(self, end: _End) -> None:
         patience = self._patience
-        self._failures = 1 if end.seconds > patience.settled else self._failures + 1
-        pause = min(patience.pause_first * 2 ** (self._failures - 1), patience.pause_longest)
-        again = "" if self._failures < 5 else f"; this was the {self._failures}th time in a row, it is tried for ever"
+        self.failures = 1 if end.seconds > patience.settled else self.failures + 1
+        pause = min(patience.pause_first * 2 ** (self.failures - 1), patience.pause_longest)
+        again = "" if self.failures < 5 else f"; this was the {self.failures}th time in a row, it is tried for ever"
         self._set(ProcessState.WAITING, pid=None, restarts=self._info.restarts + 1, last_end=str(end))
         self._say(f"{end}; starting it again in {pause:g} s{again}")
         with contextlib.suppress(TimeoutError):
@@ -185,7 +227,7 @@ class KeptProcess:
             os.killpg(process.pid, signal.SIGKILL)
 
     def _say(self, what: str) -> None:
-        self._writer.say("up", f"{self.spec.name} {what}")
+        self._sink.say(f"{self.spec.name} {what}")
 
     def _set(self, state: ProcessState, **changes: object) -> None:
         before = self._info
@@ -196,15 +238,16 @@ class KeptProcess:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How one run ended: the exit code (negative: the signal), after how long, and why we killed it if we did."""
+    """How one run ended: the exit code (negative: the signal; None: it was not even started), after how long, and why if it was us."""
 
-    code: int
+    code: int | None
     seconds: float
-    hung: str | None
+    ours: str | None
 
     def __str__(self) -> str:
-        if self.hung is not None:
-            return self.hung
+        if self.ours is not None:
+            return self.ours
+        assert self.code is not None
         if self.code < 0:
             try:
                 how = f"was ended by {signal.Signals(-self.code).name}"
@@ -213,3 +256,13 @@ class _End:
         else:
             how = f"ended with exit code {self.code}"
         return f"{how} after {self.seconds:.1f} s"
+
+
+def _not_started(spec: ProcessSpec, exc: Exception) -> str:
+    if isinstance(exc, FileNotFoundError) and spec.cwd is not None and not spec.cwd.is_dir():
+        return f"could not be started: its directory {spec.cwd} is gone"
+    if isinstance(exc, FileNotFoundError):
+        return f"could not be started: there is no program {spec.argv[0]!r}"
+    if isinstance(exc, PermissionError):
+        return f"could not be started: {spec.argv[0]!r} may not be executed"
+    return f"could not be started: {exc}"
