@@ -50,6 +50,9 @@ EXAMPLES = [
     errors.VersionNotFoundError("routes", 9, [1, 2], "graph"),
     errors.NoCurrentVersionError("routes", "graph"),
     errors.BuildInProgressError("routes", 77),
+    errors.ServiceNotFoundError("rutes", ["routes"]),
+    errors.RunNotFoundError("run-1", ["run-2"]),
+    errors.ServiceFailedError("routes", "instance 0: exit code 1", ["Traceback", "KeyError: 'x'"]),
 ]
 
 

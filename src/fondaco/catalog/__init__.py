@@ -1,9 +1,9 @@
 """Catalog: SQL tables of everything that has a name: stores, their schemas, versions and pushes, feature sets, training sets; tokens,
-quotas, nodes, placements, replicas; graphs.
+quotas, nodes, placements, replicas; graphs; data services and their leases, runs of jobs.
 
 It knows names and rows, no data and no files but its own. `Catalog` hands out transactions; the modules `stores`, `versions`, `pushes`,
-`records`, `tokens`, `quotas`, `nodes`, `placements`, `replicas` and `graphs` are functions on an open transaction, so that a caller can
-make several changes one atomic step.
+`records`, `tokens`, `quotas`, `nodes`, `placements`, `replicas`, `graphs`, `services` and `runs` are functions on an open transaction, so
+that a caller can make several changes one atomic step.
 """
 
 from fondaco.catalog.catalog import CATALOG_FILE, Catalog
@@ -15,6 +15,7 @@ from fondaco.catalog.rows import (
     FeatureSetRow,
     GraphRow,
     GraphVersionRow,
+    LeaseRow,
     NodeRow,
     PlacementRow,
     PushRow,
@@ -22,6 +23,10 @@ from fondaco.catalog.rows import (
     ReplicaRow,
     ReplicaState,
     Role,
+    RunRow,
+    RunState,
+    ServiceRow,
+    ServiceState,
     StoreRow,
     TokenRow,
     TrainingSetRow,
@@ -40,6 +45,7 @@ __all__ = [
     "FeatureSetRow",
     "GraphRow",
     "GraphVersionRow",
+    "LeaseRow",
     "NodeRow",
     "PlacementRow",
     "PushRow",
@@ -47,6 +53,10 @@ __all__ = [
     "ReplicaRow",
     "ReplicaState",
     "Role",
+    "RunRow",
+    "RunState",
+    "ServiceRow",
+    "ServiceState",
     "StoreRow",
     "TokenRow",
     "TrainingSetRow",

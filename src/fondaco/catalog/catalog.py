@@ -26,7 +26,7 @@ from fondaco.catalog import _postgres, _sqlite, tables
 from fondaco.core.errors import CorruptFileError, FormatVersionError, LockedError, ReadOnlyError, StateError, StorageError
 
 CATALOG_FILE = "catalog.sqlite"
-HEAD_REVISION = "0003"  # newest revision in migrations/versions; a test compares
+HEAD_REVISION = "0004"  # newest revision in migrations/versions; a test compares
 
 _BACKENDS: dict[str, Any] = {"sqlite": _sqlite, "postgresql": _postgres}
 _COUNT = tables.changes.update().values(counter=tables.changes.c.counter + 1)

@@ -242,3 +242,78 @@ class ReplicaRow:
     bytes: int
     error: str | None
     updated_us: int
+
+
+class ServiceState(StrEnum):
+    """Where a data service stands as far as the catalog decides it; how it runs is what its provisioner observes."""
+
+    LIVE = "LIVE"  # shall run; at most one service of a name is
+    REMOVING = "REMOVING"  # shall be gone; `removed_us` says when nothing of it was left
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """A data service. `id` is its incarnation; `replicas` is wanted now; `idle_since_us` is None while somebody holds a lease."""
+
+    id: int
+    name: str
+    identity: str
+    spec: dict[str, Any]
+    cluster: str
+    replicas: int
+    state: ServiceState
+    ttl_us: int
+    created_us: int
+    idle_since_us: int | None
+    removed_us: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """What keeps a service: a holder, until `expires_us` (None: until it is released)."""
+
+    service_id: int
+    holder: str
+    acquired_us: int
+    expires_us: int | None
+    note: str
+
+    def holds(self, now_us: int) -> bool:
+        """Whether it counts at this time."""
+        return self.expires_us is None or self.expires_us > now_us
+
+
+class RunState(StrEnum):
+    """Where a run of a job stands."""
+
+    PREPARING = "PREPARING"  # its services are on their way
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"  # ended with exit code 0
+    FAILED = "FAILED"  # ended with another, by a signal, or never began
+    STOPPED = "STOPPED"  # ended because it was told to
+    LOST = "LOST"  # its launcher was not heard of any more
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run of a job: what ran, on which versions, and how it ended. `signal` ended it, or None."""
+
+    id: str
+    name: str
+    command: tuple[str, ...]
+    directory: str
+    state: RunState
+    exit_code: int | None
+    signal: int | None
+    started_us: int
+    ended_us: int | None
+    heartbeat_us: int
+    holder: str
+    pid: int
+    host: str
+    graphs: dict[str, int]
+    features: dict[str, str]
+    services: tuple[str, ...]
+    environment: dict[str, str]
+    variables: dict[str, str]

@@ -1,10 +1,9 @@
 """Tables of the catalog, as SQLAlchemy Core sees them.
 
 The tables in the database are made by the migrations in `migrations/versions`, never by `MetaData.create_all`; a test compares the two.
-Times are microseconds since the epoch, documents are JSON text. Nothing is ever deleted from `stores`, `versions`, `pushes`, `graphs`
-and `graph_versions`: a number that was given once is never given again, also not to a store or graph of the same name created after this
-one was deleted. The same definitions
-serve SQLite and PostgreSQL.
+Times are microseconds since the epoch, documents are JSON text. Nothing is ever deleted from `stores`, `versions`, `pushes`, `graphs`,
+`graph_versions`, `services` and `runs`: a number that was given once is never given again, also not to a store or graph of the same name
+created after this one was deleted. The same definitions serve SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -232,3 +231,60 @@ replicas = Table(
     PrimaryKeyConstraint("store_id", "version", "partition", "node"),
 )
 Index("replicas_node", replicas.c.node)
+
+services = Table(
+    "services",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # the incarnation (catalog/services.py says how it is chosen)
+    Column("name", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("spec", Text, nullable=False),  # resolved: versions and what the cluster's configuration adds are in it
+    Column("cluster", Text, nullable=False),
+    Column("replicas", Integer, nullable=False),  # wanted now; the spec's is what it began with
+    Column("state", Text, nullable=False),
+    Column("ttl_us", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("idle_since_us", BigInteger),  # null: somebody holds a lease
+    Column("removed_us", BigInteger),  # nothing of it is left since then
+    Column("reason", Text, nullable=False, server_default=text("''")),  # of its last change of state, in words
+)
+_LIVE_SERVICE = services.c.state == text("'LIVE'")
+Index("services_live_name", services.c.name, unique=True, sqlite_where=_LIVE_SERVICE, postgresql_where=_LIVE_SERVICE)
+_THERE = services.c.removed_us.is_(None)
+Index("services_there", services.c.name, sqlite_where=_THERE, postgresql_where=_THERE)
+
+service_leases = Table(
+    "service_leases",
+    metadata,
+    Column("service_id", BigInteger, ForeignKey("services.id"), nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("acquired_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger),  # null: holds until it is released
+    Column("note", Text, nullable=False, server_default=text("''")),
+    PrimaryKeyConstraint("service_id", "holder"),
+)
+Index("service_leases_expires", service_leases.c.expires_us)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),  # "run-<12 hex digits>"
+    Column("name", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("directory", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("started_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    Column("heartbeat_us", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("graphs", Text, nullable=False),  # {name: version}
+    Column("features", Text, nullable=False),  # {set: version}
+    Column("services", Text, nullable=False),  # [name]
+    Column("environment", Text, nullable=False),  # what the programs were: python, platform, digest of the packages
+    Column("variables", Text, nullable=False),  # names of the variables that were set, with the values that are no secrets
+)
+Index("runs_started", runs.c.started_us)
