@@ -8,7 +8,7 @@ Methods of connectors that block run in the loop's pool of threads.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -85,8 +85,7 @@ class _Tasks(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  #
         async def work() -> messages.GetTaskLogsResponse:
             connector = self._connector_of(request)
             metadata = connector.metadata_type.decode(request.resource_meta)
-            found = await mirror_async_methods(connector.get_logs, resource_meta=metadata, lines=request.lines)
-            return found  # type: ignore[no-any-return]
+            return await mirror_async_methods(connector.get_logs, resource_meta=metadata, lines=request.lines)  # type: ignore[no-any-return]
 
         yield await self._desk.answer("logs", _task_type(request), context, work)
 

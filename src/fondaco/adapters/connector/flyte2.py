@@ -1,7 +1,7 @@
 """Flyte 2's protocol (flyteidl2: AsyncConnectorService, ConnectorMetadataService) in front of connectors made with flyte's base class.
 
-The same contract as Flyte 1's under other names; here every method of a connector is a coroutine. A task's inputs are not handed on: none of
-our connectors reads any.
+The same contract as Flyte 1's under other names; here every method of a connector is a coroutine. A task's inputs are not handed on:
+none of our connectors reads any.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics of a connector: how many calls it answered, how, and how long they took; for Prometheus, on a port of their own.
 
-They live in a registry of this object, not in prometheus_client's global one, in which both Flyte SDKs make series of the same names: so one
-process can hold both, and tests any number. Any thread.
+They live in a registry of this object, not in prometheus_client's global one, in which both Flyte SDKs make series of the same names: so
+one process can hold both, and tests any number. Any thread.
 """
 
 from __future__ import annotations

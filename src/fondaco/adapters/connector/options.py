@@ -16,9 +16,10 @@ METRICS_PORT = 9090
 class ConnectorOptions:
     """
     Attributes:
-        host, port: where both protocols are served; port 0: any free one. metrics_port: where Prometheus asks, on `host` too; None: nowhere.
+        host, port: where both protocols are served; port 0: any free one. metrics_port: where Prometheus asks, on `host` too; None:
+            nowhere.
         certificate, private_key: files (PEM); both: TLS. client_ca: callers must show a certificate that this authority (PEM) has signed.
-        threads: calls that may wait for a database or a cluster at once; more wait in line. calls_max: above that, calls are refused at once.
+        threads: calls that may wait for a database or a cluster at once; more wait in line. calls_max: above that, calls are refused.
         drain_s: after SIGTERM, how long calls at work may take to end.
         reap: whether this process also ends leases that have expired and removes what nobody holds.
     """

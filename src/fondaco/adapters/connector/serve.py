@@ -65,14 +65,18 @@ def run_connector(services: Services, options: ConnectorOptions, *, talk: Callab
     """
     say = talk or (lambda text: print(f"fondaco: {text}", file=sys.stderr, flush=True))
     pool = ThreadPoolExecutor(options.threads, thread_name_prefix="connector")
+    overdue = threading.Timer(options.drain_s + GRACE_S, _end_overdue, (say,))
+    overdue.daemon = True
     try:
-        asyncio.run(_run(services, options, pool, say))
+        asyncio.run(_run(services, options, pool, overdue, say))  # waits for the pool's threads, however long they hang: hence the timer
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        _end_surely(GRACE_S, say)
+        overdue.cancel()
+        pool.shutdown()
 
 
-async def _run(services: Services, options: ConnectorOptions, pool: ThreadPoolExecutor, say: Callable[[str], None]) -> None:
+async def _run(
+    services: Services, options: ConnectorOptions, pool: ThreadPoolExecutor, overdue: threading.Timer, say: Callable[[str], None]
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,6 +86,7 @@ async def _run(services: Services, options: ConnectorOptions, pool: ThreadPoolEx
             say(f"warning: {options.warning}")
         say(str(running))
         await stop.wait()
+        overdue.start()
         say(f"connector ends; calls at work get {options.drain_s:g} s")
 
 
@@ -186,16 +191,9 @@ class _Reaping:
         self._thread.join(GRACE_S)
 
 
-def _end_surely(seconds: float, say: Callable[[str], None]) -> None:
-    """End the process after a while even if a thread hangs, for the interpreter waits for threads of pools without end."""
-
-    def end() -> None:
-        say(f"a call did not end within {seconds:g} s; the process ends without it, and a repeated call finds what it began")
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+def _end_overdue(say: Callable[[str], None]) -> None:
+    say("a call hangs; the process ends without it, and what it began is found again when it is repeated")
+    os._exit(1)
 
 
 def _bracketed(host: str) -> str:
