@@ -50,8 +50,13 @@ class LineWriter:
         while (line := self._queue.get()) is not None:
             self._write(line)
             if self._dropped and self._queue.empty():
-                dropped, self._dropped = self._dropped, 0
-                self._write(b"%-8s | %d lines were dropped: nobody read them in time\n" % (b"up", dropped))
+                self._confess()
+        if self._dropped:  # the queue was full until its end
+            self._confess()
+
+    def _confess(self) -> None:
+        dropped, self._dropped = self._dropped, 0
+        self._write(b"%-8s | %d lines were dropped: nobody read them in time\n" % (b"up", dropped))
 
     def _write(self, line: bytes) -> None:
         rest = memoryview(line)
