@@ -20,15 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kubernetes import control_plane
+from tests.kubernetes.api import MERGE, Api, ApiError
+from tests.kubernetes.fake_node import PREFIX
 
 from waiting import wait_for
-
-try:
-    from tests.kubernetes.api import MERGE, Api, ApiError
-except ImportError:  # the extra `kubernetes` is not installed
-    pytest.skip("no lightkube: pip install 'fondaco[kubernetes]'", allow_module_level=True)
-from tests.kubernetes import control_plane
-from tests.kubernetes.fake_node import PREFIX
 
 BEHAVIOUR = PREFIX + "behaviour"
 LINGER = PREFIX + "linger"

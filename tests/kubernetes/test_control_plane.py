@@ -144,14 +144,17 @@ def test_a_second_api_server_keeps_what_it_is_told_and_nothing_becomes_of_it(clu
 
 def test_borrowers_share_one_control_plane_and_the_last_one_ends_it(cluster, tmp_path):
     cluster.require_ours("programs to start one")
-    program = (
-        "import sys, pathlib; from tests.kubernetes.control_plane import borrowed\n"
-        "with borrowed(pathlib.Path(sys.argv[1]), nodes=False) as path: print(path.read_text().count('server'), flush=True); sys.stdin.read()"
-    )
+    program = """
+import pathlib, sys
+from tests.kubernetes.control_plane import borrowed
+with borrowed(pathlib.Path(sys.argv[1]), nodes=False) as kubeconfig:
+    print(kubeconfig.name, flush=True)
+    sys.stdin.read()
+"""
     command = [sys.executable, "-c", program, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": control_plane.ROOT, "env": os.environ | {"PYTHONPATH": "tests"}}
     with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
-        assert first.stdout.readline() == second.stdout.readline() == b"2\n"
+        assert first.stdout.readline() == second.stdout.readline() == b"kubeconfig\n"
         server = json.loads((tmp_path / "kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
         first.kill()  # a killed test run leaves it to the others
         first.wait()
