@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -32,7 +32,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from fondaco.adapters.connector.metrics import ConnectorMetrics
 from fondaco.adapters.connector.options import ConnectorOptions
 from fondaco.core.errors import InputError, MissingExtraError
-from fondaco.services.manager import Services
+
+if TYPE_CHECKING:
+    from fondaco.services.manager import Services
 
 GRACE_S: Final = 15.0  # provisioners give up on a call after about 10 s, so a thread that outlives this hangs
 _LOGGER = logging.getLogger(__name__)
