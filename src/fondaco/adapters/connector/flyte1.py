@@ -85,7 +85,7 @@ class _Tasks(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  #
         async def work() -> messages.GetTaskLogsResponse:
             connector = self._connector_of(request)
             metadata = connector.metadata_type.decode(request.resource_meta)
-            return await mirror_async_methods(connector.get_logs, resource_meta=metadata, lines=request.lines)  # type: ignore[no-any-return]
+            return await mirror_async_methods(connector.get_logs, resource_meta=metadata, lines=request.lines)
 
         yield await self._desk.answer("logs", _task_type(request), context, work)
 

@@ -32,7 +32,7 @@ def add_flyte2(server: grpc.aio.Server, connectors: Sequence[AsyncConnector[Any]
     return [services[name].full_name for name in ("AsyncConnectorService", "ConnectorMetadataService")]
 
 
-class _Tasks(service_pb2_grpc.AsyncConnectorServiceServicer):
+class _Tasks(service_pb2_grpc.AsyncConnectorServiceServicer):  # type: ignore[misc]
     def __init__(self, connectors: Sequence[AsyncConnector[Any]], desk: Desk) -> None:
         self._connectors = {(found.task_type_name, found.task_type_version): found for found in connectors}
         self._desk = desk
@@ -96,7 +96,7 @@ class _Tasks(service_pb2_grpc.AsyncConnectorServiceServicer):
         return found
 
 
-class _Metadata(service_pb2_grpc.ConnectorMetadataServiceServicer):
+class _Metadata(service_pb2_grpc.ConnectorMetadataServiceServicer):  # type: ignore[misc]
     def __init__(self, connectors: Sequence[AsyncConnector[Any]], desk: Desk) -> None:
         self._listed: dict[str, messages.Connector] = {}
         for connector in connectors:
