@@ -52,6 +52,7 @@ EXAMPLES = [
     errors.BuildInProgressError("routes", 77),
     errors.ServiceNotFoundError("rutes", ["routes"]),
     errors.RunNotFoundError("run-1", ["run-2"]),
+    errors.FeatureSetNotFoundError("lat_departure", ["late_departure"]),
     errors.ServiceFailedError("routes", "instance 0: exit code 1", ["Traceback", "KeyError: 'x'"]),
 ]
 

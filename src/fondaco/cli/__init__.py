@@ -21,6 +21,8 @@ _NOUNS = {
     "store": "Create, list and steer stores: versions, swap, rollback, pushes.",
     "push": "Push a file or folder of data into a store as a new version.",
     "graph": "Build, list, serve and steer graphs: versions, swap, rollback, samples.",
+    "train": "Run a job with the data services that it needs; it finds them in its environment.",
+    "run": "The records that jobs have left: list, show.",
     "up": "Run the servers of a platform: data plane, control API, tailer.",
     "token": "Make, list and revoke the tokens that callers show.",
     "quota": "Set and list how much of a store a caller may use.",

@@ -6,7 +6,7 @@
     │   │   ├── StoreNotFoundError, VersionNotFoundError, FieldNotFoundError, ColumnNotFoundError, FeatureNotFoundError,
     │   │   ├── PushNotFoundError, TopicNotFoundError, NodeNotFoundError, TokenNotFoundError,
     │   │   ├── GraphNotFoundError, NodeTypeNotFoundError, EdgeTypeNotFoundError,
-    │   │   └── ServiceNotFoundError, RunNotFoundError
+    │   │   └── FeatureSetNotFoundError, ServiceNotFoundError, RunNotFoundError
     │   ├── NodeIdError               ids that the graph has no nodes for; names the type, the first few, and how many
     │   ├── AlreadyExistsError        a name that is taken by something different
     │   ├── SchemaError               a schema that cannot be parsed, mapped or resolved; names the path in the schema
@@ -147,6 +147,12 @@ class FeatureNotFoundError(NotFoundError):
     """The view or set has no feature of this name."""
 
     noun = "feature"
+
+
+class FeatureSetNotFoundError(NotFoundError):
+    """No feature set of this name was published here."""
+
+    noun = "published feature set"
 
 
 class GraphNotFoundError(NotFoundError):

@@ -1,0 +1,150 @@
+"""`fondaco train ... -- COMMAND`: run a job with the data services that it needs; it knows nothing of them but its environment.
+
+The job has our standard input and output, as they are. All that we say goes to stderr; with `--json` the run's result is one more line on
+stdout, after the job's own. We end as the job did: with its exit code, or 128 + n where signal n ended it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+import fondaco
+from fondaco.cli._common import directory_option
+from fondaco.core.errors import InputError
+from fondaco.core.units import format_duration
+
+if TYPE_CHECKING:
+    from fondaco.models.launcher import RunResult
+    from fondaco.services.status import ServiceStatus
+
+
+@click.command("train", context_settings={"allow_interspersed_args": False})
+@click.option("--graph", "graphs", multiple=True, metavar="GRAPH[@VERSION]", help="serve this graph (its current version); repeatable")
+@click.option("--shards", type=click.IntRange(1, 4096), default=1, show_default=True, help="servers that hold each graph together")
+@click.option("--replicas", type=click.IntRange(1, 4096), default=1, show_default=True, help="of each shard")
+@click.option("--features", multiple=True, metavar="SET", help="a published feature set; repeatable")
+@click.option("--service", "services", multiple=True, metavar="SPEC.toml", help="any other data service; repeatable")
+@click.option("--cluster", metavar="NAME", help="where the services run [default: as specs or fondaco.toml say]")
+@click.option("--env", "asked", multiple=True, metavar="NAME=TEXT", help="set a variable, as SERVERS={graph.endpoints}; repeatable")
+@click.option("--deepgnn", is_flag=True, help="also set GE_ENDPOINTS, DEEPGNN_SERVERS and GE_COUNT")
+@click.option("--nproc", metavar="N", help="run it under torchrun, N processes here; also gpu, cpu, auto")
+@click.option("--name", help="what people call this run [default: its id]")
+@click.option("--timeout", default="10m", show_default=True, help="for the services to become ready")
+@click.option("--lease", default="60s", show_default=True, help="how long services are kept should this process be killed")
+@click.option("--json", "as_json", is_flag=True, help="after the job's own output, print the result as one line of JSON")
+@directory_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def command(
+    command: tuple[str, ...],
+    graphs: tuple[str, ...],
+    shards: int,
+    replicas: int,
+    features: tuple[str, ...],
+    services: tuple[str, ...],
+    cluster: str | None,
+    asked: tuple[str, ...],
+    deepgnn: bool,
+    nproc: str | None,
+    name: str | None,
+    timeout: str,
+    lease: str,
+    as_json: bool,
+    directory: str,
+) -> None:
+    """Run COMMAND with the data services it asks for; write it after `--`.
+
+    \b
+    fondaco train --graph social -- python train.py --epochs 5
+    fondaco train --graph social@3 --shards 2 --nproc 4 -- python train.py
+    fondaco train --graph social --env 'SERVERS={graph.endpoints}' -- ./train.sh
+
+    Services are shared with all who ask for the same, and kept while the job runs. It finds FONDACO_GRAPH_ENDPOINTS and the other
+    variables of docs/training-jobs.md. `fondaco run list` shows what ran.
+    """
+    from fondaco.models.job import CommandError
+    from fondaco.models.launcher import launch
+    from fondaco.models.request import Request
+
+    env = dict(_pair(text) for text in asked)
+    request = Request(graphs, features, services, shards, replicas, cluster, env, deepgnn, name)
+    progress = Progress()
+    try:
+        with fondaco.open(directory, create=False) as platform:
+            result = launch(platform, command, request, nproc=nproc, timeout=timeout, lease=lease, say=progress.say, progress=progress.show)
+    except CommandError as exc:
+        progress.clear()
+        click.echo(f"fondaco: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    finally:
+        progress.clear()
+    tell(result, as_json=as_json)
+    sys.exit(result.exit_code)
+
+
+def tell(result: RunResult, *, as_json: bool) -> None:
+    """Say how a run ended."""
+    import msgspec
+
+    how = result.state.lower() + (f" with exit code {result.exit_code}" if result.exit_code else "")
+    on = "".join(f", {graph} v{version}" for graph, version in result.graphs.items())
+    click.echo(f"{result.run_id}: {how} after {_seconds(result.seconds)} ({_seconds(result.prepared_s)} to prepare{on})", err=True)
+    if as_json:
+        sys.stdout.flush()
+        click.echo(msgspec.json.encode(result).decode())
+
+
+class Progress:
+    """What is waited for, on stderr: one line that changes on a terminal; a line for each change elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._begun = time.monotonic()
+        self._last: dict[str, str] = {}
+        self._shown = False
+
+    def show(self, status: ServiceStatus) -> None:
+        """Say how a service comes on."""
+        reason = f": {status.reason}" if status.reason else ""
+        told = f"{status.service} {status.phase.value}, {status.ready}/{status.total} ready{reason}"
+        if self._terminal:
+            width = _columns() - 1
+            line = f"{told} ({_seconds(time.monotonic() - self._begun)})"
+            sys.stderr.write("\r\x1b[K" + line[:width])
+            sys.stderr.flush()
+            self._shown = True
+        elif self._last.get(status.service) != told:
+            self._last[status.service] = told
+            click.echo(f"fondaco: {told}", err=True)
+
+    def say(self, line: str) -> None:
+        """Say something that stays."""
+        self.clear()
+        click.echo(f"fondaco: {line}", err=True)
+
+    def clear(self) -> None:
+        """Take the changing line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--env wants NAME=TEXT, as GE_ENDPOINTS={{graph.endpoints}}, not {text!r}")
+    return name, value
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else format_duration(round(seconds) * 1_000_000)
