@@ -1,12 +1,59 @@
-"""The provisioner of one namespace of one Kubernetes cluster."""
+"""The provisioner of one namespace of one Kubernetes cluster.
+
+Every method asks the server anew and keeps nothing: two of these, in two processes, see the same. Whatever is changed is guarded by what
+was seen: an object that is not ours, or of another incarnation, or that was deleted and made again meanwhile (another uid), is left alone.
+A method takes 9 seconds at most for all its requests. Any thread.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
+
+from fondaco.adapters.kubernetes.client import (
+    EVENTS,
+    PODS,
+    SERVICES,
+    STATEFUL_SETS,
+    Client,
+    ConflictError,
+    Kind,
+    RefusedError,
+    Requests,
+)  # fmt: skip
+from fondaco.adapters.kubernetes.credentials import log_in
+from fondaco.adapters.kubernetes.drift import differences
+from fondaco.adapters.kubernetes.objects import (
+    BUDGET,
+    SERVICE,
+    STATEFUL_SET,
+    annotations_of,
+    incarnation_of,
+    is_ours,
+    service_of,
+    wanted,
+)  # fmt: skip
+from fondaco.adapters.kubernetes.place import INCARNATION, INSTANCE, PREFIX, Object, Place, pod_name
+from fondaco.adapters.kubernetes.pods import Event, Pod
+from fondaco.adapters.kubernetes.standing import Found, asks_events, by_uid, observed
+from fondaco.adapters.kubernetes.template import CONTAINER
+from fondaco.core.errors import FondacoError, StateError, UnavailableError
+from fondaco.services.provisioner import Desired, Observed
 from fondaco.services.spec import Volume
+
+_EVENTS_ASKED: Final = 4  # about so many things of one service events are asked: a fault of one is mostly the fault of all
+_EVENT_PAGES: Final = 2  # of all services: the newest cannot be asked for, so a crowded namespace may say less
+_INSTANCES_LOGGED: Final = 32
+_IMMUTABLE: Final = (
+    "updates to statefulset spec for fields other than",
+    "field is immutable",
+    "may not change once set",
+    "may not be changed",
+)
 
 
 class KubernetesProvisioner:
@@ -21,9 +68,11 @@ class KubernetesProvisioner:
         image: of services that name none. python, directory: what {python} and {directory} stand for.
         volumes: mounted, with `env` and `secrets`, into services that use {directory} or serve a graph or store.
         domain: appended to addresses, as "cluster.local"; None: ".svc" is resolved by the pods' search path.
-        log_url: link of an instance's log, with {namespace}, {pod} and {service}.
+        log_url: link of an instance's log, with {namespace}, {pod}, {service} and {cluster}.
         patience_s: what is missing (a secret, a claim, an image) counts as failed once a pod has waited so long for it.
         on_request: called with verb and resource for each request, from any thread.
+    Raises:
+        InputError: the kubeconfig or its context cannot be used. MissingExtraError: lightkube is not installed.
     """
 
     def __init__(
@@ -45,4 +94,240 @@ class KubernetesProvisioner:
         patience_s: float = 30.0,
         on_request: Callable[[str, str], None] | None = None,
     ) -> None:
-        raise NotImplementedError
+        config = log_in(cluster, context=context, kubeconfig=kubeconfig)
+        self._place = Place(
+            cluster,
+            namespace or config.namespace,
+            platform,
+            image,
+            python,
+            directory,
+            tuple(volume if isinstance(volume, Volume) else msgspec.convert(volume, Volume) for volume in volumes),
+            dict(env or {}),
+            dict(secrets or {}),
+            domain,
+            log_url,
+        )
+        self._patience_s = patience_s
+        self._client = Client(cluster, config, namespace=self._place.namespace, on_request=on_request)
+
+    @property
+    def cluster(self) -> str:
+        return self._place.cluster
+
+    @property
+    def namespace(self) -> str:
+        """Where it makes services."""
+        return self._place.namespace
+
+    @property
+    def request_counts(self) -> Mapping[tuple[str, str], int]:
+        """How many requests it has made, by verb and resource."""
+        return dict(self._client.counts)
+
+    def close(self) -> None:
+        self._client.close()
+
+    # -- check and apply ----------------------------------------------------------------------------------------------------------------
+
+    def check(self, desired: Desired) -> None:
+        """As `Provisioner.check`: the server itself is asked, by a dry run, whether it takes the objects."""
+        ask = self._client.within()
+        found = self._named(ask, desired.service)
+        self._guard(found, desired)
+        objects = wanted(desired, self._place, policy=ask.budgets().api.removeprefix("/apis/"), before=found.stateful_set).by_kind()
+        for kind, item in objects.items():
+            try:
+                ask.apply(self._kind(ask, kind), item, dry_run=True)
+            except RefusedError as exc:
+                if not _is_immutable(exc):
+                    raise
+
+    def apply(self, desired: Desired) -> None:
+        """As `Provisioner.apply`. The StatefulSet comes first: it is what a server refuses, and then nothing was made."""
+        ask = self._client.within()
+        found = self._named(ask, desired.service)
+        self._guard(found, desired)
+        objects = wanted(desired, self._place, policy=ask.budgets().api.removeprefix("/apis/"), before=found.stateful_set).by_kind()
+        live = {STATEFUL_SET: found.stateful_set, SERVICE: found.service, BUDGET: found.budget}
+        made: list[tuple[str, Object]] = []
+        try:
+            for kind, item in objects.items():
+                now = live[kind]
+                if now is None or not _is_applied(item, now):
+                    result = self._applied(ask, kind, item, now)
+                    made += [(kind, result)] if now is None else []
+        except RefusedError:
+            self._undo(made)
+            raise
+        if BUDGET not in objects and found.budget is not None:
+            ask.delete(ask.budgets(), desired.service, found.budget["metadata"]["uid"])
+
+    def _named(self, ask: Requests, service: str) -> Found:
+        """What has the service's name, whoever made it."""
+        return Found(ask.get(STATEFUL_SETS, service), ask.get(SERVICES, service), ask.get(ask.budgets(), service))
+
+    def _guard(self, found: Found, desired: Desired) -> None:
+        """
+        Raises:
+            StateError: something stands in the way.
+        """
+        where = f"in namespace {self.namespace!r} of cluster {self.cluster!r}"
+        for noun, item in (("StatefulSet", found.stateful_set), ("Service", found.service), ("PodDisruptionBudget", found.budget)):
+            if item is None:
+                continue
+            if not is_ours(item, self._place):
+                raise StateError(
+                    f"{noun} {desired.service!r} {where} is not of this platform: it was left alone. Take another name, or remove it first"
+                )
+            if incarnation_of(item) != desired.incarnation:
+                raise StateError(
+                    f"{noun} {desired.service!r} {where}: incarnation {incarnation_of(item)}, not {desired.incarnation}; remove it first"
+                )
+            if item["metadata"].get("deletionTimestamp"):
+                raise StateError(f"{noun} {desired.service!r} {where} is being removed; try again when it is gone")
+
+    def _applied(self, ask: Requests, kind: str, item: Object, now: Object | None) -> Object:
+        """Apply one object; one that cannot be changed in place is made again, and its pods stay where they can."""
+        resource = self._kind(ask, kind)
+        if now is None:
+            return ask.apply(resource, item)
+        name, uid = item["metadata"]["name"], now["metadata"]["uid"]
+        guarded = item | {"metadata": item["metadata"] | {"uid": uid}}  # only this very object, not one that was made meanwhile
+        try:
+            return ask.apply(resource, guarded)
+        except ConflictError as exc:
+            raise StateError(f"{kind} {name!r} was removed or made again meanwhile; try again") from exc
+        except RefusedError as exc:
+            if not _is_immutable(exc):
+                raise
+        # Somebody made it again by hand, with other names or selectors. Pods that the right one would select are kept for it.
+        keeps = kind == STATEFUL_SET and now["spec"].get("selector") == item["spec"]["selector"]
+        ask.delete(resource, name, uid, propagation="Orphan" if keeps else "Background")
+        while (left := ask.get(resource, name)) is not None and left["metadata"]["uid"] == uid:
+            if ask.left_s < 1:
+                raise StateError(f"{kind} {name!r} had to be made again, because what was changed in it cannot be changed back; try again")
+        return ask.apply(resource, item)
+
+    def _undo(self, made: Sequence[tuple[str, Object]]) -> None:
+        """Take back what a refused `apply` has made; what cannot be taken back now, `remove` finds."""
+        ask = self._client.within(4.0)
+        for kind, item in reversed(made):
+            try:
+                ask.delete(self._kind(ask, kind), item["metadata"]["name"], item["metadata"]["uid"])
+            except FondacoError:
+                return
+
+    def _kind(self, ask: Requests, kind: str) -> Kind:
+        return {STATEFUL_SET: STATEFUL_SETS, SERVICE: SERVICES}.get(kind) or ask.budgets()
+
+    # -- observe ------------------------------------------------------------------------------------------------------------------------
+
+    def observe(self, service: str) -> Observed:
+        """As `Provisioner.observe`; four requests, and up to four more for events where something is not ready."""
+        ask = self._client.within()
+        named = self._named(ask, service)
+        found = Found(
+            *(item if item and is_ours(item, self._place) else None for item in (named.stateful_set, named.service, named.budget))
+        )
+        found.pods = ask.list_all(PODS, Pod, labels=f"{self._place.selector},{INSTANCE}={service}")
+        first = found.first
+        if first is not None:
+            found.pods = _of_incarnation(found.pods, incarnation_of(first))
+        total = _total(found)
+        events: list[Event] = []
+        for kind, name, _ in asks_events(found, total)[:_EVENTS_ASKED]:
+            about = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
+            events += ask.list_all(EVENTS, Event, fields=about, pages=1)
+        found.warnings = dict(by_uid(events))
+        return self._observed(ask, service, found)
+
+    def observe_all(self) -> Mapping[str, Observed]:
+        """As `Provisioner.observe_all`; one request for each thousand of objects of a kind, and two for events."""
+        ask = self._client.within()
+        all_found: dict[str, Found] = {}
+        selector = self._place.selector
+        for item in ask.list_all(STATEFUL_SETS, dict[str, Any], labels=selector):
+            all_found.setdefault(service_of(item), Found()).stateful_set = item
+        for item in ask.list_all(SERVICES, dict[str, Any], labels=selector):
+            all_found.setdefault(service_of(item), Found()).service = item
+        for item in ask.list_all(ask.budgets(), dict[str, Any], labels=selector):
+            all_found.setdefault(service_of(item), Found()).budget = item
+        for pod in ask.list_all(PODS, Pod, labels=selector):
+            all_found.setdefault((pod.metadata.labels or {}).get(INSTANCE, ""), Found()).pods.append(pod)
+        for found in all_found.values():
+            if found.first is not None:
+                found.pods = _of_incarnation(found.pods, incarnation_of(found.first))
+        if any(asks_events(found, _total(found)) for found in all_found.values()):
+            warnings = by_uid(ask.list_all(EVENTS, Event, fields="type=Warning", pages=_EVENT_PAGES))
+            for found in all_found.values():
+                uids = {uid for _, _, uid in asks_events(found, _total(found))}
+                found.warnings = {uid: warnings[uid] for uid in uids & warnings.keys()}
+        return {name: self._observed(ask, name, found) for name, found in all_found.items() if name}
+
+    def _observed(self, ask: Requests, service: str, found: Found) -> Observed:
+        policy = ask.budgets().api.removeprefix("/apis/")
+        return observed(service, found, self._place, now=datetime.now(UTC), patience_s=self._patience_s, policy=policy)
+
+    # -- remove and logs ----------------------------------------------------------------------------------------------------------------
+
+    def remove(self, service: str, incarnation: int) -> bool:
+        """As `Provisioner.remove`. The StatefulSet stays, marked, until its pods are gone, so nobody takes its name too early."""
+        ask = self._client.within()
+        labels = f"{self._place.selector},{INSTANCE}={service},{INCARNATION}={incarnation}"
+        left = False
+        for kind in (STATEFUL_SETS, SERVICES, ask.budgets()):
+            for item in ask.list_all(kind, dict[str, Any], labels=labels):
+                left = True
+                if not item["metadata"].get("deletionTimestamp"):
+                    how = "Foreground" if kind == STATEFUL_SETS else "Background"
+                    ask.delete(kind, item["metadata"]["name"], item["metadata"]["uid"], propagation=how)
+        return not left and not ask.list_all(PODS, Pod, labels=labels)
+
+    def logs(self, service: str, *, index: int | None = None, lines: int = 100) -> Sequence[str]:
+        """As `Provisioner.logs`.
+
+        Raises:
+            UnavailableError: also, the node of the one instance that was asked for does not answer.
+        """
+        ask = self._client.within()
+        if index is not None:
+            return self._log(ask, pod_name(service, index), lines)
+        pods = ask.list_all(PODS, Pod, labels=f"{self._place.selector},{INSTANCE}={service}")
+        pods.sort(key=lambda pod: pod.index)
+        shown = sorted(sorted(pods, key=lambda pod: pod.is_ready)[:_INSTANCES_LOGGED], key=lambda pod: pod.index)  # those in trouble first
+        said: list[str] = []
+        for pod in shown:
+            try:
+                said += [f"{pod.index}: {line}" for line in self._log(ask, pod.metadata.name, lines)]
+            except UnavailableError as exc:
+                said.append(f"{pod.index}: (no log: {exc.reason})")
+        if len(pods) > len(shown):
+            said.append(f"({len(pods) - len(shown)} more instances, which are ready; ask for one by its number)")
+        return said
+
+    def _log(self, ask: Requests, pod: str, lines: int) -> list[str]:
+        now = ask.log(pod, CONTAINER, lines=lines)
+        return now or ask.log(pod, CONTAINER, lines=lines, previous=True) or []
+
+
+def _is_applied(item: Object, live: Object) -> bool:
+    """Whether a live object is what `apply` would make it: then nothing is sent."""
+    ours = {key for key in annotations_of(live) if key.startswith(PREFIX)}
+    return not differences(item, live) and ours <= annotations_of(item).keys()
+
+
+def _is_immutable(exc: RefusedError) -> bool:
+    return any(part in exc.message for part in _IMMUTABLE)
+
+
+def _of_incarnation(pods: Sequence[Pod], incarnation: int) -> list[Pod]:
+    return [pod for pod in pods if (pod.metadata.labels or {}).get(INCARNATION) == str(incarnation)]
+
+
+def _total(found: Found) -> int:
+    first = found.first
+    if first is None:
+        return 0
+    replicas = annotations_of(first).get(PREFIX + "replicas", "")
+    return int(replicas) if replicas.isdecimal() else 0
