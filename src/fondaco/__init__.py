@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fondaco.core import errors
     from fondaco.platform import Platform
     from fondaco.remote import RemotePlatform, RemoteStore
+    from fondaco.services.spec import ServiceSpec
     from fondaco.store import PushReport, Store
 
 __version__ = VERSION
@@ -27,6 +28,7 @@ __all__ = [
     "PushReport",
     "RemotePlatform",
     "RemoteStore",
+    "ServiceSpec",
     "Store",
     "__version__",
     "connect",
@@ -42,6 +44,7 @@ _HOMES = {
     "PushReport": ("fondaco.store.report", "PushReport"),
     "RemotePlatform": ("fondaco.remote", "RemotePlatform"),
     "RemoteStore": ("fondaco.remote", "RemoteStore"),
+    "ServiceSpec": ("fondaco.services.spec", "ServiceSpec"),
     "Store": ("fondaco.store.store", "Store"),
     "errors": ("fondaco.core.errors", None),
     "features": ("fondaco.features", None),
@@ -61,18 +64,25 @@ def open(path: str | os.PathLike[str], *, create: bool = True) -> Platform:
     return Platform.open(path, create=create)
 
 
-def connect(url: str, token: str | None = None, *, tls: ssl.SSLContext | None = None) -> RemotePlatform:
+def connect(url: str | None = None, token: str | None = None, *, tls: ssl.SSLContext | None = None) -> RemotePlatform:
     """The platform behind a running `fondaco up` or node: the same names as `open` gives, over HTTP.
 
     Args:
-        url: of the control API, as "http://127.0.0.1:7070"; or of a data-plane node, for reads and writes only.
+        url: of the control API, as "http://127.0.0.1:7070"; or of a data-plane node, for reads and writes only. None: as FONDACO_URL says,
+            which jobs get from the data service of a store.
         token: what an operator made with `fondaco token create`.
         tls: how to check an https server; None: by the certificates of the system.
     Raises:
-        UnavailableError: nobody answers there. ProtocolError: somebody else does. AuthenticationError.
+        UnavailableError: nobody answers there. ProtocolError: somebody else does. AuthenticationError. InputError: no URL.
     """
     from fondaco.remote import RemotePlatform
 
+    if url is None:
+        url = os.environ.get("FONDACO_URL")
+    if not url:
+        from fondaco.core.errors import InputError
+
+        raise InputError('fondaco.connect() needs a URL, as fondaco.connect("http://127.0.0.1:7070"), or the variable FONDACO_URL')
     return RemotePlatform(url, token, tls=tls)
 
 

@@ -11,7 +11,8 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import msgspec
 
 from fondaco.catalog import Catalog, StoreRow, VersionState, stores, versions
 from fondaco.core.clock import Clock, SystemClock
-from fondaco.core.config import CONFIG_FILE, Config, LogConfig, load_config
+from fondaco.core.config import CONFIG_FILE, ClusterConfig, Config, LogConfig, load_config
 from fondaco.core.errors import AlreadyExistsError, FormatVersionError, InputError, NotAPlatformError, ReadOnlyError, StateError
 from fondaco.core.files import os_errors, remove_tree, sync_directory, write_atomically
 from fondaco.core.ids import check_name
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from fondaco.graph.report import BuildReport
     from fondaco.graph.versions import GraphVersions
     from fondaco.log import Log
+    from fondaco.services.manager import Services
+    from fondaco.services.provisioner import Provisioner
     from fondaco.store.report import PushReport
     from fondaco.store.store_reader import StoreReader
 
@@ -71,6 +74,8 @@ class Platform:
         self.clock = clock
         opener = functools.partial(open_log, config=config.log, clock=clock, read_only=catalog.read_only)
         self._log = LogHandle(directory / LOG_DIRECTORY, opener)
+        self._services: Services | None = None
+        self._services_lock = threading.Lock()
         self._reads_features = False  # whether there are readers of feature sets to close; DuckDB is not imported to find out
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -114,12 +119,14 @@ class Platform:
         return platform
 
     def close(self) -> None:
-        """Close the catalog, the log, and the readers behind `get` and `get_many`. Readers and writers that you opened are yours to close;
-        readers stay good until then."""
+        """Close the catalog, the log, and the readers behind `get` and `get_many`; release the leases of data services that this process
+        renews. Readers and writers that you opened are yours to close; readers stay good until then."""
         if self._reads_features:
             from fondaco.features import close_readers
 
             close_readers(self)
+        if self._services is not None:
+            self._services.close()
         self._log.close()
         self.catalog.close()
 
@@ -454,6 +461,16 @@ class Platform:
 
         return features.why(self, feature_set, *entities, at=at)
 
+    # -- data services --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def services(self) -> Services:
+        """The platform's data services: `with platform.services.ensure(spec) as lease: ...`."""
+        with self._services_lock:
+            if self._services is None:
+                self._services = _open_services(self)
+            return self._services
+
     # -- inside ---------------------------------------------------------------------------------------------------------------------
 
     @property
@@ -617,6 +634,44 @@ def open_log(directory: Path, *, config: LogConfig, clock: Clock, read_only: boo
 
         return open_kafka_log(directory, config, clock)
     raise InputError(f'[log] kind is "embedded" or "kafka", not {config.kind!r}')
+
+
+def _open_services(platform: Platform) -> Services:
+    """The manager of a platform's data services, over the clusters that its configuration names."""
+    from fondaco.services.manager import Services
+    from fondaco.services.places import configured
+
+    openers = {name: _opener(platform, name, cluster) for name, cluster in configured(platform.config.services).items()}
+    return Services(platform.catalog, platform.config.services, platform.clock, openers)
+
+
+def _opener(platform: Platform, name: str, cluster: ClusterConfig) -> Callable[[], Provisioner]:
+    def open_local() -> Provisioner:
+        from fondaco.services.local.provisioner import LocalProvisioner
+
+        return LocalProvisioner(platform.directory, cluster=name)
+
+    def open_kubernetes() -> Provisioner:
+        from fondaco.adapters.kubernetes import KubernetesProvisioner
+        from fondaco.services.owner import owner_of
+
+        return KubernetesProvisioner(
+            name,
+            context=cluster.context,
+            kubeconfig=cluster.kubeconfig,
+            namespace=cluster.namespace,
+            platform=owner_of(platform.directory, platform.config),
+            image=cluster.image,
+            python=cluster.python,
+            directory=cluster.directory,
+            volumes=cluster.volumes,
+            env=cluster.env,
+            secrets=cluster.secrets,
+            domain=cluster.domain,
+            log_url=cluster.log_url,
+        )
+
+    return open_local if cluster.kind == "local" else open_kubernetes
 
 
 def _open_served(directory: Path, tier: str, store: str, schema: object) -> StoreReader:

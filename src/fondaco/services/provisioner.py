@@ -30,6 +30,7 @@ class Phase(StrEnum):
     DEGRADED = "degraded"  # was ready, and some instances are not now; what can be done about it is being done
     FAILED = "failed"  # will not become ready without a change; `reason` says which
     REMOVING = "removing"  # on its way out
+    UNKNOWN = "unknown"  # its place does not answer; said of a service in a status, never by a provisioner
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -37,8 +38,8 @@ class Desired(msgspec.Struct, frozen=True):
 
     Attributes:
         service: its name, a DNS label. incarnation: see above. spec: resolved; `replicas` here is what counts (a service can be scaled).
-        annotations: facts for people and for adoption, as {"holders": "run-17,run-18", "idle-ttl-us": "600000000"}; a change of them alone
-            restarts nothing.
+        annotations: facts for people and for adoption, as {"holders": "run-17,run-18", "ttl-us": "600000000"}; kept as they are, read back
+            in `Observed.desired`; a change of them alone restarts nothing.
     """
 
     service: str
@@ -69,8 +70,9 @@ class Observed(msgspec.Struct, frozen=True):
     """How a service stands.
 
     Attributes:
-        phase, reason: of the whole: reason is one sentence that names cause and place, as "3/8 ready; instance 5: CrashLoopBackOff: exit code
-            1, 4 restarts", also while it starts; "" if nothing needs to be said.
+        phase, reason: of the whole: reason is one sentence that names cause and place, as "3/8 ready; instance 5: CrashLoopBackOff: exit
+            code 1, 4 restarts", also while it starts; "" if nothing needs to be said. READY is said of what was applied last, never of
+            what was there before it.
         endpoints: per port name, "host:port" of all desired instances in order; also before they are ready, where they are known.
         drift: what differs from what was applied last, in words, e.g. "spec.replicas is 1, not 3 (changed by kubectl)"; `apply` repairs it.
         desired: what was applied last, as far as it can be read back; None where nothing of ours is there.
@@ -111,6 +113,7 @@ class Provisioner(Protocol):
 
     def apply(self, desired: Desired) -> None:
         """Make it so: create what is missing, change what differs, instance by instance where a change needs a restart; leave the rest.
+        What has FAILED is tried anew, also where nothing differs.
 
         Raises:
             InputError: the place refuses it; names why. What this call has created is gone again, or `remove` finds it.
