@@ -30,9 +30,13 @@ def write_sealed(path: Path, document: msgspec.Struct, *, kind: str, format_: in
     Raises:
         DiskFullError, ReadOnlyError.
     """
+    write_atomically(path, sealed(document, kind=kind, format_=format_))
+
+
+def sealed(document: msgspec.Struct, *, kind: str, format_: int) -> bytes:
+    """The bytes of such a file."""
     raw = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    head = b'{"format": %d, "checksum": "%s", "manifest":\n' % (format_, _checksum(kind, format_, raw).encode())
-    write_atomically(path, head + raw + b"}\n")
+    return b'{"format": %d, "checksum": "%s", "manifest":\n' % (format_, _checksum(kind, format_, raw).encode()) + raw + b"}\n"
 
 
 def read_sealed(path: Path, document: type[Document], *, kind: str, format_: int) -> Document:

@@ -50,6 +50,7 @@ class ProcessSpec:
         argv: program and arguments; see `launch.command` for a module of ours.
         env: its variables; None: ours, and PYTHONUNBUFFERED.
         mistake: the exit code by which it says at its first start that the same start would end the same; None: it has none.
+        obstacle: asked before each start: what is in its way, in words; then it is not started, and tried again after the pause.
         before_exec: called in the child before it becomes the program; only where the supervisor has no threads.
         after_end: called with its pid when it has ended, and before it is started again: what it may have left running is ended here.
     """
@@ -60,6 +61,7 @@ class ProcessSpec:
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
     mistake: int | None = USER_MISTAKE
+    obstacle: Callable[[], str | None] | None = None
     before_exec: Callable[[], None] | None = None
     after_end: Callable[[int], None] | None = None
 
@@ -151,6 +153,8 @@ class KeptProcess:
 
     async def _run_once(self) -> _End:
         spec = self.spec
+        if spec.obstacle is not None and (obstacle := spec.obstacle()) is not None:
+            return _End(None, 0.0, obstacle)
         try:
             process = await asyncio.create_subprocess_exec(
                 *spec.argv,
