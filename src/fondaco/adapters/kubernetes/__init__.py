@@ -9,7 +9,8 @@ What it needs to be allowed to do, in its namespace and nowhere else:
     apps                  statefulsets            get list create patch delete
     ""                    services                get list create patch delete
     policy                poddisruptionbudgets    get list create patch delete
-    ""                    pods, events            list
+    ""                    pods                    list delete
+    ""                    events                  list
     ""                    pods/log                get
 
 It reads no secrets and no config maps, watches nothing, and makes no namespaces, roles or nodes.

@@ -7,6 +7,7 @@ A method takes 9 seconds at most for all its requests. Any thread.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from fondaco.adapters.kubernetes.objects import (
     wanted,
 )  # fmt: skip
 from fondaco.adapters.kubernetes.place import INCARNATION, INSTANCE, PREFIX, Object, Place, pod_name
-from fondaco.adapters.kubernetes.pods import Event, Pod
+from fondaco.adapters.kubernetes.pods import Event, Pod, trouble_of
 from fondaco.adapters.kubernetes.standing import Found, asks_events, by_uid, observed
 from fondaco.adapters.kubernetes.template import CONTAINER
 from fondaco.core.errors import FondacoError, StateError, UnavailableError
@@ -162,6 +163,16 @@ class KubernetesProvisioner:
             raise
         if BUDGET not in objects and found.budget is not None:
             ask.delete(ask.budgets(), desired.service, found.budget["metadata"]["uid"])
+        if found.stateful_set is not None:
+            self._try_anew(ask, desired)
+
+    def _try_anew(self, ask: Requests, desired: Desired) -> None:
+        """Delete pods that have failed: their successors start at once, where Kubernetes would wait for minutes between two trials."""
+        labels = f"{self._place.selector},{INSTANCE}={desired.service},{INCARNATION}={desired.incarnation}"
+        for pod in ask.list_all(PODS, Pod, labels=labels):
+            if not (pod.is_ready or pod.is_ending or pod.was_ready) and trouble_of(pod, patient=False, warnings=()).lasts:
+                with contextlib.suppress(ConflictError):
+                    ask.delete(PODS, pod.metadata.name, pod.metadata.uid)
 
     def _named(self, ask: Requests, service: str) -> Found:
         """What has the service's name, whoever made it."""
@@ -227,9 +238,8 @@ class KubernetesProvisioner:
         """As `Provisioner.observe`; four requests, and up to four more for events where something is not ready."""
         ask = self._client.within()
         named = self._named(ask, service)
-        found = Found(
-            *(item if item and is_ours(item, self._place) else None for item in (named.stateful_set, named.service, named.budget))
-        )
+        mine = [item if item is not None and is_ours(item, self._place) else None for item in named.objects]
+        found = Found(mine[0], mine[1], mine[2])
         found.pods = ask.list_all(PODS, Pod, labels=f"{self._place.selector},{INSTANCE}={service}")
         first = found.first
         if first is not None:
