@@ -5,7 +5,8 @@ are part of. As a shell does, we hand the terminal over when the job wants to re
 (Ctrl-Z), and let it go on when we do. A job that has taken the terminal gets its Ctrl-C from there.
 
 Between us and the job stands `guard`, a small process that ends what the job leaves behind. Used from one thread; in the main thread
-signals are passed on, in another one they are left alone. Source: "Job control" in the glibc manual, section 28.5; waitpid(2).
+signals are taken from the moment it starts and passed on, in another one they are left alone.
+Source: "Job control" in the glibc manual, section 28.5; waitpid(2).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -73,7 +74,11 @@ class Job:
         self._run_id = run_id
         self._ended: End | None = None
         self._rest = b""
+        self._closing = contextlib.ExitStack()
+        # before it starts: from then on a signal is meant for it
+        self._signals = self._closing.enter_context(_Signals()) if current_thread() is main_thread() else None
         reading, writing = os.pipe()
+        self._closing.callback(os.close, reading)
         os.set_blocking(reading, False)
         self._status = reading
         try:
@@ -85,7 +90,7 @@ class Job:
                 process_group=0,
             )
         except BaseException:
-            os.close(reading)
+            self._closing.close()
             raise
         finally:
             os.close(writing)
@@ -103,7 +108,7 @@ class Job:
         if self._ended is None:
             self.kill()
             self.wait()
-        os.close(self._status)
+        self._closing.close()
 
     def kill(self) -> None:
         """Kill the job and all that it started."""
@@ -118,29 +123,20 @@ class Job:
             os.kill(self.group, number)  # the guard, which passes it on and counts
             os.killpg(self.group, signal.SIGCONT)
 
-    def wait(self, on_wake: Callable[[], None] = lambda: None, *, wake_fd: int | None = None) -> End:
-        """Wait until the job and all that it started have ended.
-
-        Args:
-            wake_fd: a descriptor that is watched, too; `on_wake` is called, in this thread, when it can be read.
-        """
+    def wait(self) -> End:
+        """Wait until the job and all that it started have ended."""
         if self._ended is not None:
             return self._ended
         poll = select.poll()
         poll.register(self._status, select.POLLIN)
-        if wake_fd is not None:
-            poll.register(wake_fd, select.POLLIN)
-        with _Signals() if current_thread() is main_thread() else contextlib.nullcontext() as signals:
-            if signals is not None:
-                poll.register(signals.fd, select.POLLIN)
-            while self._ended is None:
-                readable = {fd for fd, _ in poll.poll(60_000)}
-                if signals is not None and signals.fd in readable:
-                    self._act_on(signals)
-                if self._status in readable:
-                    self._read_status()
-                if wake_fd is not None and wake_fd in readable:
-                    on_wake()
+        if self._signals is not None:
+            poll.register(self._signals.fd, select.POLLIN)
+        while self._ended is None:
+            readable = {fd for fd, _ in poll.poll(60_000)}
+            if self._signals is not None and self._signals.fd in readable:
+                self._act_on(self._signals)
+            if self._status in readable:
+                self._read_status()
         self._guard.wait()
         return self._ended
 
@@ -154,7 +150,7 @@ class Job:
             failed = self._read_status()
             if failed:
                 self._guard.wait()
-                os.close(self._status)
+                self._closing.close()
                 raise could_not_start(command[0], failed)
 
     def _read_status(self) -> int:
