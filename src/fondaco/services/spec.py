@@ -38,7 +38,7 @@ from fondaco.core.errors import InputError, near_name
 from fondaco.core.units import parse_duration_us
 from fondaco.services.quantities import check_resources
 
-NAME_MAX: Final = 42  # with "-", ten digits of the identity, "-" and an index it is a DNS label (RFC 1123: 63), also in a pod's name
+NAME_MAX: Final = 41  # with "-" and ten digits of the identity 52: to which Kubernetes adds "-" and ten more in a label of pods (63 at most)
 REPLICAS_MAX: Final = 4096
 TTL: Final = "10m"
 EXPORTS: Final = {"FONDACO_SERVICE_NAME": "{name}", "FONDACO_SERVICE_ENDPOINTS": "{endpoints}"}
