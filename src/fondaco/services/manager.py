@@ -316,7 +316,7 @@ class Services:
         """
         reaper.reap_loop(self._context, stop, self._context.config.reap_s if every_s is None else every_s, on_report)
 
-    def clusters(self) -> list[str]:
+    def clusters(self) -> builtins.list[str]:
         """The names of the clusters, in the order in which they are tried."""
         return self._context.places.names()
 
