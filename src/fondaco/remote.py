@@ -46,6 +46,7 @@ from fondaco.dataplane.tiers import open_reader
 if TYPE_CHECKING:
     from fondaco.dataplane.fast import FastReader
     from fondaco.dataplane.thin import ThinReader
+    from fondaco.services.remote import RemoteServices
     from fondaco.store.keys import KeyCodec
     from fondaco.store.report import IncrementalReport, PushReport, PushTable, VersionInfo
 
@@ -75,6 +76,7 @@ class RemotePlatform:
             UnavailableError: nobody answers. ProtocolError: what answers is no Fondaco. AuthenticationError. InputError: no address.
         """
         self._token, self._tls = token, tls
+        self._services: RemoteServices | None = None
         self._connections = Connections(BlockingTransport(), url, token, tls)
         self.url = self._connections.peers[0].url
         try:
@@ -145,6 +147,22 @@ class RemotePlatform:
             StoreNotFoundError, PushInProgressError.
         """
         self.control("DELETE", wire.store_path(name))
+
+    # -- data services --------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def services(self) -> RemoteServices:
+        """The platform's data services: `with platform.services.ensure(spec) as lease: ...`; the lease is renewed over HTTP.
+
+        Raises:
+            InputError: the platform was connected to at a data-plane node.
+        """
+        self.check_control()
+        if self._services is None:
+            from fondaco.services.remote import RemoteServices
+
+            self._services = RemoteServices(self.control, self.url)
+        return self._services
 
     # -- inside ---------------------------------------------------------------------------------------------------------------------------
 
@@ -238,7 +256,10 @@ class RemotePlatform:
         return body
 
     def close(self) -> None:
-        """Close the connections. Readers and writers stay good until you close them."""
+        """Release the leases of data services that this object renews, and close the connections. Readers and writers stay good until you
+        close them."""
+        if self._services is not None:
+            self._services.close()
         self._connections.transport.close()
 
     def __enter__(self) -> RemotePlatform:

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fondaco.control import routes_access, routes_cluster, routes_pushes, routes_state, routes_stores
+from fondaco.control import routes_access, routes_cluster, routes_pushes, routes_services, routes_state, routes_stores
 from fondaco.control.access import Access
 from fondaco.control.api import Operation, StatusError, error_response, route_of
 from fondaco.control.metrics import Metrics
@@ -26,6 +26,7 @@ def build_app(platform: Platform, access: Access, uploads: Uploads, metrics: Met
         *routes_pushes.operations(platform, uploads),
         *routes_access.operations(platform),
         *routes_cluster.operations(platform),
+        *routes_services.operations(platform),
     ]
     operations.append(routes_state.api_document(operations))
 

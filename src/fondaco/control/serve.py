@@ -2,7 +2,7 @@
 
 Starlette on granian's embedded server: one event loop in the main thread, so processes that it starts die with it (see `launch`), and a
 pool of worker threads for what blocks. SIGTERM and SIGINT: no new connection, pushes at work are taken back, what is being answered is
-answered, then it ends with 0. A mistake in how it was called ends with 2.
+answered, then it ends with 0. A mistake in how it was called ends with 2. Beside the API, a thread looks after the data services.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from fondaco.control.access import Access, has_good_token
 from fondaco.control.app import build_app
 from fondaco.control.metrics import Metrics, process_metrics
 from fondaco.control.metrics_dataplane import dataplane_metrics
+from fondaco.control.metrics_services import reaper_metrics, service_metrics
 from fondaco.control.metrics_stores import freshness_metrics, governor_metrics, log_metrics, store_metrics
+from fondaco.control.reaping import Reaping
 from fondaco.control.uploads import Uploads
 from fondaco.core.program import run_program
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
@@ -47,6 +49,7 @@ def serve(directory: Path, *, host: str | None = None, port: int | None = None, 
         uploads = Uploads(platform.directory, bytes_max=config.push_bytes_max)
         uploads.open()
         addresses = list(data) or [url_of(config.host, config.port, tls=config.certificate is not None)]
+        reaping = Reaping(platform, every_s=platform.config.services.reap_s)
         metrics = Metrics(
             {
                 "processes": process_metrics(platform),
@@ -55,6 +58,8 @@ def serve(directory: Path, *, host: str | None = None, port: int | None = None, 
                 "log": log_metrics(platform),
                 "governor": governor_metrics(platform),
                 "data plane": dataplane_metrics(platform),
+                "services": service_metrics(platform),
+                "reaper": reaper_metrics(reaping),
             }
         )
         app = build_app(platform, access, uploads, metrics, data=addresses)
@@ -72,7 +77,8 @@ def serve(directory: Path, *, host: str | None = None, port: int | None = None, 
             ssl_key=key,
             ssl_protocol_min=SSLProtocols.tls12,
         )
-        asyncio.run(_run(server, uploads))
+        with reaping:
+            asyncio.run(_run(server, uploads))
 
 
 async def _run(server: Server, uploads: Uploads) -> None:

@@ -15,17 +15,26 @@ import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fondaco.core.errors import FondacoError, ServiceNotFoundError, StateError
 from fondaco.services.resolution import environment
 from fondaco.services.spec import ServiceSpec
 
 if TYPE_CHECKING:
-    from fondaco.services.manager import Services
     from fondaco.services.status import ServiceStatus
 
 _LOGGER = logging.getLogger(__name__)
+
+
+class Keeper(Protocol):
+    """What a lease was taken from: the platform's services here, or over the network."""
+
+    def status(self, service: str) -> ServiceStatus: ...
+
+    def _renew(self, service: str, incarnation: int, holder: str, lease_us: int | None) -> None: ...
+
+    def _release(self, lease: Lease) -> None: ...
 
 
 class Lease:
@@ -37,7 +46,7 @@ class Lease:
 
     def __init__(
         self,
-        services: Services,
+        services: Keeper,
         spec: ServiceSpec,
         *,
         service: str,

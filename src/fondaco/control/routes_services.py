@@ -1,0 +1,217 @@
+"""Routes of data services: how they stand, and who holds them. Looking asks for the role read on every store, the rest for admin.
+
+    GET    /v1/services                      {"services": [...]}
+    POST   /v1/services                      {"spec", "holder", "lease"}: ensure; answers before it is ready
+    GET    /v1/services/{service}            how it stands
+    PUT    /v1/services/{service}            {"spec"}: change it, instance by instance
+    DELETE /v1/services/{service}            ?force=true: also under its holders
+    GET    /v1/services/{service}/logs       ?index=&lines=
+    POST   /v1/services/{service}/hold       {"holder", "lease", "incarnation"}: take a lease or renew it; "lease": null has no end
+    POST   /v1/services/{service}/release    {"holder"}
+    POST   /v1/services/{service}/scale      {"replicas"}
+
+A spec with a command of its own is a program that this platform's machine (or cluster) will run. It is taken only from a caller who shows
+an admin token, also where tokens are not required: whoever may connect to a loopback port, a web page in a browser included, must not be
+able to run programs. The ready-made services, which serve a graph or a store, are taken from everybody who may call.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from fondaco.control.api import Call, Operation
+from fondaco.core.errors import AuthenticationError, ServiceNotFoundError
+from fondaco.platform import Platform
+from fondaco.services.spec import ServiceSpec
+from fondaco.services.status import ServiceStatus
+
+ANSWER: Final = "10s"  # for what cannot be answered before something has been done; the callers wait for a minute
+_HARMLESS: Final = ("name", "placement", "exact_name", "ttl_us", "exports", "labels", "resources")  # what a ready-made service may choose
+
+HolderName = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Duration = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+Replicas = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+
+
+class NewService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A service to ensure: `spec` as in a file; `lease` as "60s", null: until it is released."""
+
+    spec: dict[str, Any]
+    holder: HolderName
+    lease: Duration | None = "60s"
+
+
+class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A lease to take or renew; `incarnation`: only on this one of all services that ever had the name."""
+
+    holder: HolderName
+    lease: Duration | None = "60s"
+    incarnation: int | None = None
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose lease ends."""
+
+    holder: HolderName
+
+
+class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many instances there shall be."""
+
+    replicas: Replicas
+
+
+class ChangedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the service shall be."""
+
+    spec: dict[str, Any]
+
+
+class DeleteQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`force`: also under those who hold it. `holder`: whose own lease does not count."""
+
+    force: bool = False
+    holder: HolderName | None = None
+
+
+class StatusQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`log_lines`: newest lines to bring along; left out: 20 if it has failed."""
+
+    log_lines: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+
+
+class LogsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`index`: of one instance."""
+
+    index: Annotated[int, msgspec.Meta(ge=0, le=4095)] | None = None
+    lines: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+
+
+class Services(msgspec.Struct, frozen=True):
+    """Every service."""
+
+    services: list[ServiceStatus]
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """`gone`: nothing is left of it; else the reaper goes on."""
+
+    service: str
+    gone: bool
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A lease: on which of all services that ever had the name, since when and until when (null: until it is released)."""
+
+    service: str
+    incarnation: int
+    holder: str
+    acquired_us: int
+    expires_us: int | None
+
+
+class Released(msgspec.Struct, frozen=True):
+    """`held`: whether there was a lease."""
+
+    service: str
+    held: bool
+
+
+class Logs(msgspec.Struct, frozen=True):
+    """What a service has said, oldest first."""
+
+    service: str
+    lines: list[str]
+
+
+def operations(platform: Platform) -> list[Operation]:
+    """The operations on data services."""
+
+    def name(call: Call) -> str:
+        return call.name("service")
+
+    def list_all(call: Call) -> Services:
+        return Services(list(platform.services.list()))
+
+    def ensure(call: Call) -> ServiceStatus:
+        wanted: NewService = call.body
+        spec = ServiceSpec.from_dict(wanted.spec)
+        check_may_run(call, spec)
+        lease = platform.services.ensure(spec, wanted.holder, wait=False, timeout=ANSWER, lease=wanted.lease)
+        lease.leave()  # the caller renews it
+        return platform.services.status(lease.service)
+
+    def status(call: Call) -> ServiceStatus:
+        return platform.services.status(name(call), log_lines=call.query.log_lines)
+
+    def update(call: Call) -> ServiceStatus:
+        spec = ServiceSpec.from_dict(call.body.spec)
+        check_may_run(call, spec)
+        platform.services.update(name(call), spec)
+        return platform.services.status(name(call))
+
+    def delete(call: Call) -> object:
+        gone = platform.services.delete(name(call), force=call.query.force, holder=call.query.holder, timeout=ANSWER)
+        return Deleted(name(call), gone)
+
+    def logs(call: Call) -> Logs:
+        return Logs(name(call), list(platform.services.logs(name(call), index=call.query.index, lines=call.query.lines)))
+
+    def hold(call: Call) -> Held:
+        asked: Hold = call.body
+        row = platform.services.hold(name(call), asked.holder, lease=asked.lease)
+        if asked.incarnation is not None and row.service_id != asked.incarnation:  # the one that was held is gone, and this is another
+            platform.services.release(name(call), asked.holder)
+            raise ServiceNotFoundError(f"{name(call)} ({asked.incarnation})", [], "")
+        return Held(name(call), row.service_id, row.holder, row.acquired_us, row.expires_us)
+
+    def release(call: Call) -> Released:
+        return Released(name(call), platform.services.release(name(call), call.body.holder))
+
+    def scale(call: Call) -> ServiceStatus:
+        platform.services.scale(name(call), call.body.replicas)
+        return platform.services.status(name(call))
+
+    def operation(method: str, path: str, summary: str, run: Any, **more: Any) -> Operation:
+        given = {"role": "read"} if method == "GET" else {}
+        return Operation(method=method, path=path, summary=summary, run=run, scope=None, tag="services", **(given | more))
+
+    one = "/v1/services/{service}"
+    return [
+        operation("GET", "/v1/services", "The data services, and how they stand", list_all, answer=Services),
+        operation("POST", "/v1/services", "Have a service run, and hold it", ensure, body=NewService, answer=ServiceStatus),
+        operation("GET", one, "How a service stands, and who holds it", status, query=StatusQuery, answer=ServiceStatus),
+        operation("PUT", one, "Change a service, instance by instance", update, body=ChangedService, answer=ServiceStatus),
+        operation("DELETE", one, "Remove a service that nobody holds", delete, query=DeleteQuery, answer=Deleted),
+        operation("GET", f"{one}/logs", "What its instances have said", logs, query=LogsQuery, answer=Logs),
+        operation("POST", f"{one}/hold", "Take a lease, or renew it", hold, body=Hold, answer=Held),
+        operation("POST", f"{one}/release", "End a lease", release, body=Release, answer=Released),
+        operation("POST", f"{one}/scale", "Have more instances, or fewer", scale, body=Scale, answer=ServiceStatus),
+    ]
+
+
+def check_may_run(call: Call, spec: ServiceSpec) -> None:
+    """Refuse programs from callers without a token.
+
+    Raises:
+        AuthenticationError: the spec has a command, an environment or a pod of its own, and no token came.
+    """
+    if call.caller is None and not is_ready_made(spec):
+        raise AuthenticationError(
+            "a service with settings of its own (beside graph or store, version, shards, replicas, "
+            f"{', '.join(_HARMLESS)}) runs a program; over the network that takes a token with the role admin, also where others need none"
+        )
+
+
+def is_ready_made(spec: ServiceSpec) -> bool:
+    """Whether a spec is what `ServiceSpec.graph` or `.store` makes, but for settings that run nothing."""
+    source = spec.source
+    if source is None:
+        return False
+    same: dict[str, Any] = {field: getattr(spec, field) for field in _HARMLESS}
+    if source.kind == "store":
+        return spec == ServiceSpec.store(source.name, replicas=spec.replicas, **same)
+    each = spec.replicas // spec.shards
+    return spec == ServiceSpec.graph(source.name, version=source.version, follow=source.follow, shards=spec.shards, replicas=each, **same)
