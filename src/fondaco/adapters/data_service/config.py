@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from fondaco.core.errors import InputError, near_name
 from fondaco.core.units import parse_duration_us
-from fondaco.services.spec import EXPORTS, ServiceSpec
+from fondaco.services.spec import ServiceSpec
 
 PORT: Final = 40_000  # what the plugin documents for a service of which only the image is said
 HOLD: Final = "6h"
@@ -36,7 +36,7 @@ _IN_SPEC: Final = {
     "Version": "version", "Shards": "shards", "Env": "env", "Exports": "exports", "Readiness": "readiness", "Ttl": "ttl",
     "Labels": "labels",
 }  # fmt: skip
-_WITHOUT_SPEC: Final = frozenset({"Name", "Cluster", "ExistingReleaseName", "Policy", "Hold", "Ttl"})
+_WITHOUT_SPEC: Final = frozenset({"Name", "Cluster", "ExistingReleaseName", "Policy", "Hold", "Ttl", "Exports"})
 _BRACES: Final = re.compile(r"\$\{[^{}]*\}|\{\{|\}\}|\{[a-z][a-z0-9.-]*\}|[{}]")
 
 
@@ -137,7 +137,8 @@ class DataServiceConfig:
             return None
         document = _document(self)
         try:
-            return ServiceSpec.from_dict(document)
+            spec = ServiceSpec.from_dict(document)
+            return spec.replace(exports={**spec.exports, **self.Exports}) if self.Exports else spec
         except InputError as exc:
             raise InputError(self._as_written(str(exc))) from exc
 
@@ -174,7 +175,6 @@ def _document(config: DataServiceConfig) -> dict[str, Any]:
         "labels": config.Labels,
         "readiness": _readiness(config.Readiness) if config.Readiness is not None else None,
         "env": {name: _literal_braces(text) for name, text in config.Env.items()} if config.Env is not None else None,
-        "exports": config.Exports,
         "ports": _ports(config, document) if config.Port is not None else None,
     }
     document |= {name: value for name, value in plain.items() if value is not None}
@@ -183,26 +183,33 @@ def _document(config: DataServiceConfig) -> dict[str, Any]:
         ("placement", "labels", config.Placement),
     ):  # fmt: skip
         if value is not None:
-            document[outer] = {**document.get(outer, {}), inner: dict(value)} if inner != "cluster" else {inner: value}
+            there = document.get(outer, {})
+            if not isinstance(there, Mapping):
+                raise InputError(f"{outer}: {there!r} in Spec says all of it, and so there is no room for {inner}; leave one out")
+            document[outer] = {**there, inner: value}
     if ready_made:
         return document
     document.setdefault("name", "data-service")
     if config.Image is not None or config.Command is not None:
-        document.setdefault("ports", {"main": PORT if config.Image is not None else None})
-        document.setdefault("readiness", {"tcp": True})
-        document["env"] = _PLUGIN_ENV | document.get("env", {})
-    document.setdefault("exports", dict(EXPORTS))
+        ports = document.setdefault("ports", {"main": PORT if config.Image is not None else None})
+        if ports:
+            document.setdefault("readiness", {"tcp": True})
+            env = document.get("env", {})
+            document["env"] = {**_PLUGIN_ENV, **env} if isinstance(env, Mapping) else env
     return document
 
 
 def _spec_table(spec: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    if isinstance(spec, str):
-        try:
-            table = tomllib.loads(spec)
-        except tomllib.TOMLDecodeError as exc:
-            raise InputError(f"Spec: not TOML: {exc}") from exc
-        spec = table.get("service", table)
-    return dict(spec or {})
+    if not isinstance(spec, str):
+        return dict(spec or {})
+    try:
+        table = tomllib.loads(spec)
+    except tomllib.TOMLDecodeError as exc:
+        raise InputError(f"Spec: not TOML: {exc}") from exc
+    inner = table.get("service", table)
+    if not isinstance(inner, dict):
+        raise InputError(f"Spec: service is a table, [service], not {inner!r}")
+    return inner
 
 
 def _ports(config: DataServiceConfig, document: Mapping[str, Any]) -> dict[str, int | None]:
@@ -364,7 +371,8 @@ _READERS: Final = {
 
 def _split_pairs(config: DataServiceConfig) -> None:
     """Resources that say request and limit at once, as `cpu=(1, 2)`, become one of each."""
-    requests, limits = dict(config.Requests or {}), dict(config.Limits or {})
+    requests: dict[str, Any] = dict(config.Requests or {})
+    limits: dict[str, Any] = dict(config.Limits or {})
     for path, amounts in (("Requests", requests), ("Limits", limits)):
         for name, amount in list(amounts.items()):
             if isinstance(amount, list):

@@ -1,8 +1,8 @@
 """DataServiceMeta: what a connector gives the backend when a task was created, and all that it gets back with every later question.
 
 The backend may send the next question to another replica of the connector, or to this one after a restart, so nothing else is remembered.
-It holds names and durations, no settings and so no secrets; the catalog knows the rest. Bytes: JSON with a version; a connector reads those
-of older ones, and refuses newer ones with words.
+It holds names, durations and the variables that jobs are to get, none of the service's settings and so no secrets; the catalog has those.
+Bytes: JSON with a version; a connector reads those of older ones, and refuses newer ones with words.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class DataServiceMeta(msgspec.Struct, frozen=True, kw_only=True):
         created_us: when the task was created, microseconds since 1970.
         hold_us: how long the lease lasts after success; None: until it is released.
         existing: the task named a service that existed already.
+        exports: variables that the task's jobs get beside those of the service: names and texts.
     """
 
     service: str
@@ -31,6 +32,7 @@ class DataServiceMeta(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
     hold_us: int | None = None
     existing: bool = False
+    exports: tuple[tuple[str, str], ...] = ()
     version: int = VERSION
 
     def encode(self) -> bytes:

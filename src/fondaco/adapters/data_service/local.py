@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from fondaco.adapters.data_service import DataServiceConfig, DataServiceMeta, TaskPhase, TaskState, create, delete, get
+from fondaco.adapters.data_service.config import DataServiceConfig
 from fondaco.adapters.data_service.holders import PREFIX
+from fondaco.adapters.data_service.lifecycle import create, delete, get
+from fondaco.adapters.data_service.meta import DataServiceMeta
+from fondaco.adapters.data_service.state import TaskPhase, TaskState
 from fondaco.core.errors import DeadlineExceededError, FondacoError, InputError, StateError
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "FONDACO_DIR"
 LEASE_S: Final = 60.0
+LEASE: Final = "60s"
 _PAUSES_S: Final = (0.05, 1.0)  # between two looks at a service that starts: at first, at last
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ class _Process:
         if self.renewing is not None:
             self.renewing.join()
         for meta, services in held.items():
-            _give_back(services, meta)
+            give_back(services, meta)
         for opened in platforms.values():
             opened.close()
 
@@ -74,7 +78,7 @@ class _Process:
                 held = dict(self.held)
             for meta, services in held.items():
                 try:
-                    state = get(services, meta)
+                    state = get(services, meta, lease=LEASE)
                 except FondacoError as exc:
                     _LOGGER.warning("the lease on %s could not be renewed: %s", meta.service, exc)
                 else:
@@ -138,17 +142,36 @@ def run_here(config: DataServiceConfig, *, task: str, timeout: timedelta | None)
         DeadlineExceededError: it was not ready in the task's time. In each of these cases the lease is given back.
     """
     services = platform_services()
-    meta = create(services, config, holder=local_holder(task))
+    timeout_s = timeout.total_seconds() if timeout else None
+    meta, state = run_ready(services, config, holder=local_holder(task), timeout_s=timeout_s, keep=True)
     if meta.hold_us is not None:
+        hold_here(services, meta)
+    return state
+
+
+def run_ready(
+    services: Services, config: DataServiceConfig, *, holder: str, timeout_s: float | None, keep: bool = False
+) -> tuple[DataServiceMeta, TaskState]:
+    """Make sure of a service and wait until it is ready; held for `LEASE_S` from then on, by the caller to be renewed (`hold_here`).
+
+    Args:
+        timeout_s: seconds to become ready; None: no bound. keep: policy "keep" counts: held until it is deleted.
+    Raises:
+        as `run_here`.
+    """
+    meta = create(services, config, holder=holder, lease=LEASE)
+    if meta.hold_us is not None or not keep:
         meta = msgspec.structs.replace(meta, hold_us=int(LEASE_S * 1e6))
     try:
-        state = _ready(services, meta, timeout)
+        return meta, _ready(services, meta, timeout_s)
     except BaseException:
-        _give_back(services, meta)
+        give_back(services, meta)
         raise
-    if meta.hold_us is not None:
-        _this_process().hold(services, meta)
-    return state
+
+
+def hold_here(services: Services, meta: DataServiceMeta) -> None:
+    """Renew a task's lease until this process ends, and give it back then."""
+    _this_process().hold(services, meta)
 
 
 def forget(service: str, holder: str) -> None:
@@ -159,11 +182,11 @@ def forget(service: str, holder: str) -> None:
             del process.held[meta]
 
 
-def _ready(services: Services, meta: DataServiceMeta, timeout: timedelta | None) -> TaskState:
+def _ready(services: Services, meta: DataServiceMeta, timeout_s: float | None) -> TaskState:
     said, begun = "", time.monotonic()
     pause, longest = _PAUSES_S
     while True:
-        state = get(services, meta)
+        state = get(services, meta, lease=LEASE)
         if state.message != said:
             said = state.message
             _LOGGER.info("data service %s: %s", meta.service, said)
@@ -171,13 +194,13 @@ def _ready(services: Services, meta: DataServiceMeta, timeout: timedelta | None)
             return state
         if state.phase.is_terminal:
             raise StateError(f"data service {meta.service}: {state.message}")
-        if timeout and time.monotonic() - begun > timeout.total_seconds():
-            raise DeadlineExceededError(f"data service {meta.service}", timeout.total_seconds(), state.message)
+        if timeout_s and time.monotonic() - begun > timeout_s:
+            raise DeadlineExceededError(f"data service {meta.service}", timeout_s, state.message)
         time.sleep(pause)
         pause = min(pause * 1.5, longest)
 
 
-def _give_back(services: Services, meta: DataServiceMeta) -> None:
+def give_back(services: Services, meta: DataServiceMeta) -> None:
     """Give a lease back on the way out; if that fails, it expires."""
     try:
         delete(services, meta)

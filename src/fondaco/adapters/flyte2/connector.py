@@ -1,0 +1,77 @@
+"""DataServiceConnector: what answers a Flyte 2 backend's calls about data service tasks.
+
+All it knows is in the metadata that it gave; one object serves every call, from the loop, and asks the services in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flyte.connectors import AsyncConnector, Resource, ResourceMeta
+from flyteidl2.core.execution_pb2 import TaskExecution, TaskLog
+from flyteidl2.core.tasks_pb2 import TaskTemplate
+from google.protobuf import json_format
+
+from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig, DataServiceMeta, create, delete, get, holder_of
+from fondaco.adapters.flyte2.literals import typed_outputs
+
+if TYPE_CHECKING:
+    from fondaco.services.manager import Services
+
+
+class DataServiceResource(ResourceMeta):  # type: ignore[misc]
+    """A `DataServiceMeta` as flyte's base class wants one; the bytes are the meta's."""
+
+    def __init__(self, meta: DataServiceMeta) -> None:
+        self.meta = meta
+
+    def encode(self) -> bytes:
+        return self.meta.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> DataServiceResource:
+        return cls(DataServiceMeta.decode(data))
+
+
+class DataServiceConnector(AsyncConnector[DataServiceResource]):  # type: ignore[misc]
+    """Ensures data services over a platform's `services`."""
+
+    name = "Fondaco data services"
+    task_type_name = TASK_TYPE
+    metadata_type = DataServiceResource
+
+    def __init__(self, services: Callable[[], Services]) -> None:
+        """
+        Args:
+            services: called for each answer; those of one open platform, as a rule.
+        """
+        self._services = services
+
+    async def create(
+        self,
+        task_template: TaskTemplate,
+        output_prefix: str,
+        inputs: dict[str, Any] | None = None,
+        task_execution_metadata: Any = None,
+        **connection: Any,
+    ) -> DataServiceResource:
+        """See `data_service.create`."""
+        config = DataServiceConfig.from_custom(json_format.MessageToDict(task_template.custom))
+        holder = holder_of(task_execution_metadata, output_prefix)
+        return DataServiceResource(await asyncio.to_thread(lambda: create(self._services(), config, holder=holder)))
+
+    async def get(self, resource_meta: DataServiceResource, **connection: Any) -> Resource:
+        """See `data_service.get`."""
+        state = await asyncio.to_thread(lambda: get(self._services(), resource_meta.meta))
+        return Resource(
+            phase=TaskExecution.Phase.Value(state.phase.value),
+            message=state.message,
+            log_links=[TaskLog(name=name, uri=uri) for name, uri in state.log_links],
+            outputs=typed_outputs(state.outputs) if state.outputs is not None else None,
+        )
+
+    async def delete(self, resource_meta: DataServiceResource, **connection: Any) -> None:
+        """See `data_service.delete`."""
+        await asyncio.to_thread(lambda: delete(self._services(), resource_meta.meta))
