@@ -20,14 +20,25 @@ except ModuleNotFoundError as exc:
     raise MissingExtraError(str(exc.name), "flyte1", "a data service task of Flyte 1") from exc
 
 from fondaco.adapters.data_service import DataServiceConfig
+from fondaco.adapters.data_service.attached import with_data_services
 from fondaco.adapters.flyte1.cleanup import CleanupConnector, CleanupSensor
 from fondaco.adapters.flyte1.connector import DataServiceConnector
-from fondaco.adapters.flyte1.task import DataServiceTask, environment
+from fondaco.adapters.flyte1.environment import environment
+from fondaco.adapters.flyte1.task import DataServiceTask
 
 if TYPE_CHECKING:
     from fondaco.services.manager import Services
 
-__all__ = ["CleanupConnector", "CleanupSensor", "DataServiceConfig", "DataServiceConnector", "DataServiceTask", "connectors", "environment"]
+__all__ = [
+    "CleanupConnector",
+    "CleanupSensor",
+    "DataServiceConfig",
+    "DataServiceConnector",
+    "DataServiceTask",
+    "connectors",
+    "environment",
+    "with_data_services",
+]
 
 
 def connectors(services: Services | None = None) -> list[AsyncConnectorBase]:

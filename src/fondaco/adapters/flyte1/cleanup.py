@@ -23,7 +23,7 @@ from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
 from fondaco.adapters.data_service import execution_holder
-from fondaco.adapters.flyte1.local import forget, local_holder, platform_services
+from fondaco.adapters.data_service.local import forget, local_holder, platform_services
 from fondaco.core.errors import InputError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ class DataServiceConnector(AsyncConnectorBase):  # type: ignore[misc]
     @property
     def services(self) -> Services:
         """What answers."""
-        from fondaco.adapters.flyte1.local import platform_services
+        from fondaco.adapters.data_service.local import platform_services
 
         return self._given if self._given is not None else platform_services()
 

@@ -1,14 +1,12 @@
 """DataServiceTask: a task of Flyte 1 that makes sure of a data service, and hands to the tasks after it where it is.
 
 On a backend the task runs no container: the connector answers for it. In a local run (`pyflyte run`, or a call of the workflow in a
-program) it works on the platform in FONDACO_DIR, without any connector; see `local`.
+program) it works on the platform in FONDACO_DIR, without any connector; see `data_service.local`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,8 +18,8 @@ from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
 from flytekit.models.literals import LiteralMap
 
 from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig
+from fondaco.adapters.data_service.local import run_here
 from fondaco.adapters.flyte1.literals import literal_map
-from fondaco.adapters.flyte1.local import run_here
 from fondaco.core.errors import InputError
 
 OUTPUTS: Final = {"name": str, "endpoints": list[str], "env": dict[str, str]}
@@ -30,7 +28,7 @@ OUTPUTS: Final = {"name": str, "endpoints": list[str], "env": dict[str, str]}
 class DataServiceTask(AsyncConnectorExecutorMixin, PythonTask[DataServiceConfig]):  # type: ignore[misc]
     """Ends when the service is ready; the service goes on, held for `Hold` after that (see `DataServiceConfig`).
 
-    Outputs: name: of the service. endpoints: "host:port" of its instances, in order. env: variables for jobs (`environment`).
+    Outputs: name: of the service. endpoints: "host:port" of its instances, in order. env: variables for jobs (`environment` sets them).
     """
 
     def __init__(self, name: str, task_config: DataServiceConfig, inputs: Mapping[str, type] | None = None, **more: Any) -> None:
@@ -53,7 +51,7 @@ class DataServiceTask(AsyncConnectorExecutorMixin, PythonTask[DataServiceConfig]
         """Run here; a backend never calls this.
 
         Raises:
-            as `local.run_here`.
+            as `data_service.local.run_here`.
         """
         timeout = self.metadata.timeout
         if isinstance(timeout, int):
@@ -61,19 +59,3 @@ class DataServiceTask(AsyncConnectorExecutorMixin, PythonTask[DataServiceConfig]
         state = run_here(self.task_config, task=self.name, timeout=timeout)
         assert state.outputs is not None
         return literal_map(state.outputs.to_dict())
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set a data service's variables (its task's output `env`) for a block of a task: `fondaco.graph.connect()` and programs that are
-    started there find the service."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
