@@ -47,7 +47,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PORT_NAME = re.compile(r"[a-z]([a-z0-9-]{0,13}[a-z0-9])?")  # a port's name in Kubernetes: 15 at most (RFC 6335)
 _INSIDE: Final = frozenset({"python", "directory", "name", "index", "replicas", "shard", "shards", "host", "port", "address", "endpoints"})
 _OUTSIDE: Final = frozenset({"name", "host", "port", "endpoints"})
-_NOT_MEANT: Final = frozenset({"ttl", "exports", "labels"})
+_NOT_MEANT: Final = frozenset({"ttl_us", "exports", "labels"})
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
