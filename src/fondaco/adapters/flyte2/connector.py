@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from flyte.connectors import AsyncConnector, Resource, ResourceMeta
 from flyteidl2.core.execution_pb2 import TaskExecution, TaskLog
 from flyteidl2.core.tasks_pb2 import TaskTemplate
 from google.protobuf import json_format
 
 from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig, DataServiceMeta, create, delete, get, holder_of
+from fondaco.adapters.data_service.local import LEASE_S, hold_here
 from fondaco.adapters.flyte2.literals import typed_outputs
 
 if TYPE_CHECKING:
@@ -75,3 +77,13 @@ class DataServiceConnector(AsyncConnector[DataServiceResource]):  # type: ignore
     async def delete(self, resource_meta: DataServiceResource, **connection: Any) -> None:
         """See `data_service.delete`."""
         await asyncio.to_thread(lambda: delete(self._services(), resource_meta.meta))
+
+    def for_this_process(self, resource_meta: DataServiceResource) -> DataServiceResource:
+        """The metadata of a local run: what it gets is held as long as its process renews it. With policy "keep", nothing changes."""
+        meta = resource_meta.meta
+        return resource_meta if meta.hold_us is None else DataServiceResource(msgspec.structs.replace(meta, hold_us=int(LEASE_S * 1e6)))
+
+    def hold_here(self, resource_meta: DataServiceResource) -> None:
+        """Renew what a local run has got until this process ends."""
+        if resource_meta.meta.hold_us is not None:
+            hold_here(self._services(), resource_meta.meta)

@@ -1,7 +1,8 @@
 """DataServiceTask: a task of a Flyte 2 workflow that ensures a data service and hands over where it answers.
 
 On a backend the connector does the work. In a local run (`flyte.run` without a backend) the task asks the connector that is registered in
-this process, by the same calls; flyte's own loop for that does not end when a connector answers RETRYABLE_FAILED, so it is not used.
+this process, by the same calls; flyte's own loop for that does not end when a connector answers RETRYABLE_FAILED, so it is not used. What
+a local run has got from a connector of this process is held until the process ends, not for `Hold`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flyteidl2.core import identifier_pb2
 from flyteidl2.core.execution_pb2 import TaskExecution
 
 from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig, TaskPhase
+from fondaco.adapters.flyte2.connector import DataServiceConnector
 from fondaco.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,11 +84,16 @@ class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
             inputs=dict(kwargs),
             task_execution_metadata=_metadata(context),
         )
+        if isinstance(connector, DataServiceConnector):
+            meta = connector.for_this_process(meta)
         try:
-            return await self._wait(connector, meta)
+            outputs = await self._wait(connector, meta)
         except BaseException:
             await asyncio.shield(connector.delete(meta))
             raise
+        if isinstance(connector, DataServiceConnector):
+            connector.hold_here(meta)
+        return outputs
 
     async def _wait(self, connector: AsyncConnector[Any], meta: Any) -> tuple[str, list[str], dict[str, str]]:
         for turn in itertools.count():
