@@ -57,7 +57,8 @@ class FakePlace:
         self.scripts[name] = how
 
     def how(self, desired: Desired) -> str:
-        return self.scripts.get(desired.service) or self.scripts.get(desired.spec.name) or "ready"
+        """How a service behaves: as scripted, or as its variable BEHAVE says."""
+        return self.scripts.get(desired.service) or self.scripts.get(desired.spec.name) or desired.spec.env.get("BEHAVE", "ready")
 
     def count(self, method: str) -> int:
         """How often a method was called."""
@@ -169,7 +170,7 @@ class FakeProvisioner:
         ready = there.running if phase is Phase.READY else 0
         if phase is Phase.READY and ready < count:
             phase = Phase.DEGRADED
-        why = {"crashing": "exit code 1", "slow": "it loads", "never ready": "it is asked and does not answer"}.get(how, "")
+        why = {"crashing": "exit code 3", "slow": "it loads", "never ready": "it is asked and does not answer"}.get(how, "")
         first = next(iter(desired.spec.ports), "")
         instances = tuple(
             Instance(index, phase, f"127.0.0.1:{there.ports[first, index]}" if first else "", there.generation[index], why, "memory")

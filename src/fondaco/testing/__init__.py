@@ -11,14 +11,23 @@ if TYPE_CHECKING:
     from fondaco.testing.catalog import CatalogContract
     from fondaco.testing.graph import GraphContract
     from fondaco.testing.log import LogContract
+    from fondaco.testing.provisioner import ProvisionerContract
     from fondaco.testing.reader import StoreReaderContract, StoreReaderWritesContract
 
-__all__ = ["CatalogContract", "GraphContract", "LogContract", "StoreReaderContract", "StoreReaderWritesContract"]
+__all__ = [
+    "CatalogContract",
+    "GraphContract",
+    "LogContract",
+    "ProvisionerContract",
+    "StoreReaderContract",
+    "StoreReaderWritesContract",
+]
 
 _HOMES = {
     "CatalogContract": "catalog",
     "GraphContract": "graph",
     "LogContract": "log",
+    "ProvisionerContract": "provisioner",
     "StoreReaderContract": "reader",
     "StoreReaderWritesContract": "reader",
 }
