@@ -98,7 +98,7 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-class _ListMeta(msgspec.Struct, rename={"go_on": "continue"}):
+class _ListMeta(msgspec.Struct, frozen=True, rename={"go_on": "continue"}):
     go_on: str = ""
 
 
