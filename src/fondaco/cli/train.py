@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--nproc", metavar="N", help="run it under torchrun, N processes here; also gpu, cpu, auto")
 @click.option("--name", help="what people call this run [default: its id]")
 @click.option("--timeout", default="10m", show_default=True, help="for the services to become ready")
-@click.option("--lease", default="60s", show_default=True, help="how long services are kept should this process be killed")
+@click.option("--lease", metavar="TIME", help="how long services are kept should this process be killed [default: 60s]")
 @click.option("--json", "as_json", is_flag=True, help="after the job's own output, print the result as one line of JSON")
 @directory_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -51,7 +51,7 @@ def command(
     nproc: str | None,
     name: str | None,
     timeout: str,
-    lease: str,
+    lease: str | None,
     as_json: bool,
     directory: str,
 ) -> None:
@@ -65,6 +65,7 @@ def command(
     Services are shared with all who ask for the same, and kept while the job runs. It finds FONDACO_GRAPH_ENDPOINTS and the other
     variables of docs/training-jobs.md. `fondaco run list` shows what ran.
     """
+    from fondaco.models.here import Here
     from fondaco.models.job import CommandError
     from fondaco.models.launcher import launch
     from fondaco.models.request import Request
@@ -74,7 +75,9 @@ def command(
     progress = Progress()
     try:
         with fondaco.open(directory, create=False) as platform:
-            result = launch(platform, command, request, nproc=nproc, timeout=timeout, lease=lease, say=progress.say, progress=progress.show)
+            result = launch(
+                platform, command, request, runner=Here(nproc=nproc), timeout=timeout, lease=lease, say=progress.say, progress=progress.show
+            )
     except CommandError as exc:
         progress.clear()
         click.echo(f"fondaco: {exc}", err=True)
@@ -108,8 +111,12 @@ class Progress:
 
     def show(self, status: ServiceStatus) -> None:
         """Say how a service comes on."""
-        reason = f": {status.reason}" if status.reason else ""
-        told = f"{status.service} {status.phase.value}, {status.ready}/{status.total} ready{reason}"
+        count = f"{status.ready}/{status.total} ready"
+        told = f"{status.service}: {status.phase.value}, {status.reason if status.reason.startswith(count) else count}"
+        if status.reason and not status.reason.startswith(count):
+            told += f"; {status.reason}"
+        if not self._last and status.phase.value == "ready":
+            return  # it was there already
         if self._terminal:
             width = _columns() - 1
             line = f"{told} ({_seconds(time.monotonic() - self._begun)})"
@@ -117,8 +124,8 @@ class Progress:
             sys.stderr.flush()
             self._shown = True
         elif self._last.get(status.service) != told:
-            self._last[status.service] = told
             click.echo(f"fondaco: {told}", err=True)
+        self._last[status.service] = told
 
     def say(self, line: str) -> None:
         """Say something that stays."""

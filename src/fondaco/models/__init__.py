@@ -9,13 +9,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fondaco.models.here import Here
     from fondaco.models.job import CommandError
     from fondaco.models.launcher import RunResult, launch
     from fondaco.models.request import Request
 
-__all__ = ["CommandError", "Request", "RunResult", "launch"]
+__all__ = ["CommandError", "Here", "Request", "RunResult", "launch"]
 
-_HOMES = {"CommandError": "job", "Request": "request", "RunResult": "launcher", "launch": "launcher"}
+_HOMES = {"CommandError": "job", "Here": "here", "Request": "request", "RunResult": "launcher", "launch": "launcher"}
 
 
 def __getattr__(name: str) -> object:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 _GIT_S: Final = 2.0  # for what a huge working tree may take; then nothing is said of changes
 _RECORD: Final = re.compile(r"(.+?)-([^-]+?)(?:\.dist-info|(?:-py[\d.]+)?\.egg-info)")
@@ -41,16 +41,21 @@ class Environment:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the packages, one a line."""
-        return hashlib.sha256("".join(f"{line}\n" for line in self.packages).encode()).hexdigest()
+        """Of the packages."""
+        return digest_of(self.packages)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str]:
         """As it is recorded: the packages by their digest and number."""
-        document: dict[str, Any] = {"python": self.python, "version": self.version, "platform": self.system}
-        document |= {"packages": self.digest, "package_count": len(self.packages)}
+        document = {"python": self.python, "version": self.version, "platform": self.system}
+        document |= {"packages": self.digest, "package_count": str(len(self.packages))}
         if self.commit is not None:
-            document |= {"commit": self.commit, "changed": self.changed}
+            document |= {"commit": self.commit, "changed": "unknown" if self.changed is None else "yes" if self.changed else "no"}
         return document
+
+
+def digest_of(packages: Sequence[str]) -> str:
+    """SHA-256 (hex) of packages, one a line."""
+    return hashlib.sha256("".join(f"{line}\n" for line in packages).encode()).hexdigest()
 
 
 def describe(command: Sequence[str], directory: Path) -> Environment:

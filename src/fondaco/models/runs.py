@@ -18,8 +18,8 @@ from typing import Final
 
 from fondaco.catalog.rows import RunRow, RunState
 from fondaco.core.errors import FondacoError
-from fondaco.core.files import write_atomically
-from fondaco.models.environment import Environment
+from fondaco.core.files import os_errors, write_atomically
+from fondaco.models.environment import digest_of
 from fondaco.models.request import Resolved, RunPlatform
 
 BEAT_S: Final = 10.0
@@ -46,14 +46,15 @@ class RunRecord:
         command: Sequence[str],
         directory: str,
         resolved: Resolved,
-        environment: Environment,
+        environment: Mapping[str, str],
+        packages: Sequence[str] = (),
     ) -> RunRecord:
         """Enter a run that is being prepared."""
         from fondaco.catalog import runs
 
         if platform.read_only:
             return cls(platform, run_id, kept=False)
-        keep_packages(platform.directory, environment)
+        keep_packages(platform.directory, packages)
         with platform.catalog.write() as connection:
             runs.begin(
                 connection,
@@ -68,7 +69,7 @@ class RunRecord:
                 graphs=resolved.graphs,
                 features={features.name: features.plan for features in resolved.features},
                 services=[served.service for served in resolved.served],
-                environment=environment.to_dict(),
+                environment=environment,
             )
         return cls(platform, run_id, kept=True)
 
@@ -141,12 +142,13 @@ def mark_lost(platform: RunPlatform) -> list[RunRow]:
         return runs.lost(connection, heard_before_us=now_us - LOST_US, now_us=now_us)
 
 
-def keep_packages(directory: Path, environment: Environment) -> None:
-    """Write the names of the packages beside the platform, unless they are there."""
-    path = directory / PACKAGES_DIRECTORY / f"{environment.digest}.txt"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "".join(f"{line}\n" for line in environment.packages).encode())
+def keep_packages(directory: Path, packages: Sequence[str]) -> None:
+    """Write the names of packages beside the platform, unless they are there."""
+    path = directory / PACKAGES_DIRECTORY / f"{digest_of(packages)}.txt"
+    if packages and not path.exists():
+        with os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(f"{line}\n" for line in packages).encode())
 
 
 def packages_of(directory: Path, digest: str) -> list[str]:

@@ -82,8 +82,9 @@ def variables(facts: Facts, *, deepgnn: bool = False) -> dict[str, str]:
         deepgnn: also DeepGNN's names, for the first graph.
     """
     found: dict[str, str] = {}
-    for served in facts.served:
+    for served in reversed(facts.served):  # where two export the same name, the first has it
         found |= served.exports
+    for served in facts.served:
         found[f"FONDACO_SERVICE_{capitals(served.label)}_ENDPOINTS"] = ",".join(served.endpoints)
     if facts.served:
         found["FONDACO_SERVICES"] = ",".join(served.service for served in facts.served)
