@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from leftover_services import end_services
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "internals").glob("*.md"))]
 FOREIGN_WARNINGS = ["-W", "ignore:`torch.jit.script` is deprecated:DeprecationWarning"]  # importing torch_geometric 2.8 on torch 2.13
@@ -34,6 +36,7 @@ def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None
                 words = [sys.executable, "-c", "from fondaco.cli import main; main()", *shlex.split(command)[1:]]
                 script.append(f"subprocess.run({words!r}, check=True)")
     environment = {name: value for name, value in os.environ.items() if name != "FONDACO_DIR"}
+    environment["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))  # `python` on a page is this one
     command = [sys.executable, "-W", "error", *FOREIGN_WARNINGS, "-c", "\n".join(script)]
     with (tmp_path / ".output").open("w+") as output:  # a file: servers that a page starts would hold a pipe open when it fails
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -43,6 +46,7 @@ def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            end_services(tmp_path)
         output.seek(0)
         assert status == 0, f"{page.name}:\n{output.read()[-6000:]}"
 

@@ -92,7 +92,7 @@ def ensure(
     begun, progress = time.monotonic(), Progress()
     try:
         with fondaco.open(directory, create=False) as platform:
-            services = platform.services
+            services, begun_us = platform.services, platform.clock.now_us()
             lease = services.ensure(wanted, who, wait=not no_wait, timeout=timeout, lease=hold, progress=progress.show)
             lease.leave()
             services.hold(lease.service, who, lease=None if keep else hold)  # from now
@@ -105,7 +105,8 @@ def ensure(
     for name, value in environment.items():
         click.echo(f"export {name}={shlex.quote(value)}")
     until = "until it is released" if keep else f"for {hold}"
-    click.echo(f"{status.service}: {_standing(status)} on {status.cluster}, after {time.monotonic() - begun:.1f} s", err=True)
+    how = "it ran already" if status.created_us < begun_us else f"after {time.monotonic() - begun:.1f} s"
+    click.echo(f"{_where(status)}: {_standing(status)}; {how}", err=True)
     click.echo(f"held by {who} {until}; to let it go: fondaco service release {status.service}{_holder_words(holder)}", err=True)
 
 
@@ -178,7 +179,8 @@ def status(name: str, lines: int | None, directory: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found.service}: {_standing(found)} on {found.cluster}, since {_moment(found.created_us)}")
+    click.echo(f"{_where(found)}: {_standing(found)}")
+    click.echo(f"made {_moment(found.created_us)}" + (f", {found.note}" if found.note else ""))
     click.echo(
         f"identity {found.identity[:16]}; stays {format_duration(found.ttl_us)} after its last lease; {_going(found, now_us) or 'is held'}"
     )
@@ -211,7 +213,7 @@ def logs(name: str, index: int | None, lines: int, follow: bool, directory: str,
     with fondaco.open(directory, create=False) as platform:
         services, service = platform.services, full_name(platform, name)
         if follow:
-            _follow(lambda count: services.logs(service, index=index, lines=count), lines)
+            _follow(lambda count: services.logs(service, index=index, lines=count), lines, numbered=index is None)
             return
         said = services.logs(service, index=index, lines=lines)
     if as_json:
@@ -221,40 +223,43 @@ def logs(name: str, index: int | None, lines: int, follow: bool, directory: str,
         click.echo(line)
 
 
-def _follow(read: Callable[[int], Sequence[str]], lines: int) -> None:
+def _follow(read: Callable[[int], Sequence[str]], lines: int, *, numbered: bool) -> None:
     """Print lines as they come: each look is compared with the one before, as a log gives its newest lines only."""
-    seen: list[str] = []
-    first = True
+    seen: list[str] | None = None
     while True:
-        now = list(read(lines if first else max(lines, _FOLLOW_LINES)))
-        for line in now if first else new_lines(seen, now):
+        now = list(read(lines if seen is None else max(lines, _FOLLOW_LINES)))
+        for line in now if seen is None else new_lines(seen, now, numbered=numbered):
             click.echo(line)
         sys.stdout.flush()
-        seen, first = now, False
+        seen = now
         time.sleep(_FOLLOW_S)
 
 
-def new_lines(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    """The lines of `now` that came since `before`: of each instance's newest lines, what follows the longest common stretch. Lines begin
-    with their instance's number where there are several."""
+def new_lines(before: Sequence[str], now: Sequence[str], *, numbered: bool) -> list[str]:
+    """The lines of `now` that came since `before`: of each instance's newest lines, what follows the longest stretch that both have.
+
+    Args:
+        numbered: the lines begin with the number of their instance.
+    """
     came: list[str] = []
-    earlier = _by_instance(before)
-    for instance, lines in _by_instance(now).items():
+    earlier = _by_instance(before, numbered=numbered)
+    for instance, lines in _by_instance(now, numbered=numbered).items():
         old = earlier.get(instance, [])
-        shared = next((count for count in range(min(len(old), len(lines)), 0, -1) if _continues(old, lines, count)), 0)
+        starts = (index for index, line in enumerate(old) if line == lines[0] or index == 0)
+        shared = max((_shared(old[start:], lines) for start in starts), default=0)
         came += lines[shared:]
     return came
 
 
-def _continues(old: list[str], lines: list[str], count: int) -> bool:
-    return old[-count:] == lines[:count]
+def _shared(old: list[str], lines: list[str]) -> int:
+    """How many lines the end of one look is the beginning of the other; 0 if it is not."""
+    return len(old) if lines[: len(old)] == old else 0
 
 
-def _by_instance(lines: Sequence[str]) -> dict[str, list[str]]:
+def _by_instance(lines: Sequence[str], *, numbered: bool) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
-        number = line.partition(" ")[0].strip("[]:|")
-        found.setdefault(number if number.isdigit() else "", []).append(line)
+        found.setdefault(line.partition(" ")[0] if numbered else "", []).append(line)
     return found
 
 
@@ -441,6 +446,10 @@ def full_name(platform: Platform, name: str) -> str:
     if len(found) > 1:
         raise InputError(f"{name!r} is the name of several services: {', '.join(found)}; say which")
     return found[0] if found else name  # the services say that there is none, and which is near
+
+
+def _where(status: ServiceStatus) -> str:
+    return f"{status.service} on {status.cluster}"
 
 
 def _standing(status: ServiceStatus) -> str:
