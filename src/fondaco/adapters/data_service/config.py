@@ -37,7 +37,7 @@ _IN_SPEC: Final = {
     "Labels": "labels",
 }  # fmt: skip
 _WITHOUT_SPEC: Final = frozenset({"Name", "Cluster", "ExistingReleaseName", "Policy", "Hold", "Ttl", "Exports"})
-_BRACES: Final = re.compile(r"\$\{[^{}]*\}|\{\{|\}\}|\{[a-z][a-z0-9.-]*\}|[{}]")
+_BRACES: Final = re.compile(r"\$\{[^{}]*\}|\{\{[a-z][a-z0-9.-]*\}\}|\{[a-z][a-z0-9.-]*\}|[{}]")
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ def _readiness(given: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _literal_braces(text: str) -> str:
-    """A text of a command, with every brace doubled that is no placeholder: shells write ${VARIABLE}, JSON writes {"a": 1}."""
+    """A text of a command, with every brace doubled that is no placeholder: shells write ${VARIABLE}, JSON writes {"a": 1}. A word in
+    double braces is the word in braces, as in `ServiceSpec`."""
 
     def written(match: re.Match[str]) -> str:
         found = match[0]
