@@ -1,0 +1,140 @@
+"""The shipped role is enough for the provisioner, every right in it is used, and it opens nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from tests.kubernetes.api import Api, ApiError
+
+import fondaco.adapters.kubernetes
+from deploy_manifests import objects_of, path_of
+from fondaco.adapters.kubernetes import KubernetesProvisioner
+from fondaco.core.errors import PermissionDeniedError
+from fondaco.services.provisioner import Desired, Phase
+from fondaco.services.spec import ServiceSpec
+from kubernetes_cluster import BEHAVIOUR, LOG
+from waiting import wait_for
+
+ROLE = next(one for one in objects_of("provisioner") if one["kind"] == "Role")
+GRANTED = {
+    (verb, f"{resource}.{group}" if group else resource)
+    for rule in ROLE["rules"]
+    for group in rule["apiGroups"]
+    for resource in rule["resources"]
+    for verb in rule["verbs"]
+}
+
+
+@pytest.fixture
+def account(cluster, tmp_path):
+    """A kubeconfig of the account that the provisioner's folder makes."""
+    for document in objects_of("provisioner", namespace=cluster.namespace):
+        cluster.api.apply(path_of(document), document)
+    return cluster.kubeconfig_of(cluster.token("fondaco-provisioner"), tmp_path)
+
+
+def _desired(behaviour="ready:0", replicas=2, incarnation=1):
+    pod = {"annotations": {BEHAVIOUR: behaviour, LOG: "it speaks"}}
+    spec = ServiceSpec("web", image="example.org/web:1", command=["serve"], replicas=replicas, ports=["http"], pod=pod)
+    return Desired("web-1", incarnation, spec, replicas)
+
+
+def test_the_role_is_enough_for_all_that_the_provisioner_does_and_every_right_is_used(cluster, account):
+    cluster.require_ours("nodes that follow a script")
+    used = set()
+    with Api(account) as api:  # rights come into force a moment after they were granted
+        wait_for(lambda: _may_list_pods(api, cluster), "the role to count")
+    provisioner = KubernetesProvisioner("main", kubeconfig=account, on_request=lambda *what: used.add(what))
+    try:
+        provisioner.check(_desired())
+        provisioner.apply(_desired("ready:0;0=crash:1"))
+        wait_for(lambda: provisioner.observe("web-1").phase is Phase.FAILED, "it to fail")
+        provisioner.apply(_desired())
+        wait_for(lambda: provisioner.observe("web-1").phase is Phase.READY, "it to be ready")
+        assert provisioner.logs("web-1", index=0) == ["it speaks"]
+        assert provisioner.observe_all()["web-1"].ready == 2
+        wait_for(lambda: provisioner.remove("web-1", 1), "it to be gone")
+    finally:
+        provisioner.close()
+    needs = {(verb, resource) for verb, resource in used if resource != "apis"}
+    needs |= {("create", resource) for verb, resource in needs if verb == "patch"}  # an apply of what is not there
+    assert needs == GRANTED
+
+
+def test_what_the_adapter_says_it_needs_is_what_is_shipped():
+    said = set()
+    for line in fondaco.adapters.kubernetes.__doc__.splitlines():
+        words = line.split()
+        if line.startswith("    ") and len(words) > 2:
+            group = words[0].strip('"')
+            said |= {(verb, f"{words[1]}.{group}" if group else words[1]) for verb in words[2:]}
+    assert said == GRANTED
+
+
+def test_the_server_knows_of_no_other_rights_of_the_account(cluster, account):
+    with Api(account) as api:
+        wait_for(lambda: _may_list_pods(api, cluster), "the role to count")
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": cluster.namespace}}
+        status = api.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
+    rights = {
+        (verb, f"{resource}.{group}" if group else resource)
+        for rule in status["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    asking = {right for right in rights if right[1].endswith("authorization.k8s.io") or right[1].endswith("authentication.k8s.io")}
+    assert rights - asking == GRANTED  # everybody may ask what they may
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/v1/namespaces/{namespace}/secrets"),
+        ("GET", "/api/v1/namespaces/{namespace}/configmaps"),
+        ("GET", "/api/v1/namespaces/{namespace}/serviceaccounts"),
+        ("POST", "/api/v1/namespaces/{namespace}/pods"),
+        ("POST", "/api/v1/namespaces/{namespace}/pods/web-0/exec"),
+        ("POST", "/api/v1/namespaces/{namespace}/serviceaccounts/default/token"),
+        ("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings"),
+        ("GET", "/apis/apps/v1/namespaces/{namespace}/deployments"),
+        ("DELETE", "/apis/apps/v1/namespaces/{namespace}/statefulsets"),
+        ("DELETE", "/api/v1/namespaces/{namespace}"),
+        ("GET", "/api/v1/namespaces/default/pods"),
+        ("GET", "/apis/apps/v1/statefulsets"),
+        ("GET", "/api/v1/nodes"),
+        ("GET", "/api/v1/namespaces"),
+    ],
+)
+def test_the_account_is_refused_everything_else(cluster, account, method, path):
+    with Api(account) as api, pytest.raises(ApiError, match="fondaco-provisioner") as caught:
+        api.request(method, path.format(namespace=cluster.namespace), {} if method == "POST" else None)
+    assert caught.value.status == 403
+
+
+def test_without_the_role_the_provisioner_names_the_right_that_is_missing(cluster, account):
+    for document in objects_of("provisioner", namespace=cluster.namespace):
+        if document["kind"] == "Role":
+            rules = [rule for rule in document["rules"] if rule["resources"] != ["statefulsets"]]
+            cluster.api.apply(path_of(document), document | {"rules": rules})
+    provisioner = KubernetesProvisioner("main", kubeconfig=account)
+    try:
+        wait_for(lambda: _is_denied(provisioner), "the role to count")
+        with pytest.raises(PermissionDeniedError, match=r"fondaco-provisioner.*(get|patch) statefulsets\.apps"):
+            provisioner.apply(_desired())
+    finally:
+        provisioner.close()
+
+
+def _may_list_pods(api, cluster):
+    try:
+        return api.get(cluster.path("pods"))
+    except ApiError:
+        return None
+
+
+def _is_denied(provisioner):
+    try:
+        provisioner.observe_all()
+    except PermissionDeniedError as exc:
+        return "statefulsets" in str(exc)
+    return False
