@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from fondaco.core.clock import ManualClock
 from fondaco.core.config import ClusterConfig, ServicesConfig
 from fondaco.services.manager import Services
 from services.fake_provisioner import FakePlace
+from services.specs import OpenServices
 
 START_US = 1_800_000_000_000_000
 
@@ -48,7 +49,7 @@ CONFIG = ServicesConfig(
 
 
 @pytest.fixture
-def open_services(catalog: Catalog, clock: ManualClock, places: dict[str, FakePlace]) -> Iterator[Callable[[], Services]]:
+def open_services(catalog: Catalog, clock: ManualClock, places: dict[str, FakePlace]) -> Iterator[OpenServices]:
     """Opens one more manager on the same catalog and clusters, as another process would."""
     opened: list[Services] = []
 
@@ -62,5 +63,5 @@ def open_services(catalog: Catalog, clock: ManualClock, places: dict[str, FakePl
 
 
 @pytest.fixture
-def services(open_services: Callable[[], Services]) -> Services:
+def services(open_services: OpenServices) -> Services:
     return open_services()

@@ -53,6 +53,7 @@ SILENT_S: Final = 30.0  # for a cluster that does not answer while we wait
 CLEARING_S: Final = 8.0  # for an old service of this name to go, where the caller does not wait
 _PAUSES_S: Final = (0.02, 0.5)  # between two looks: first and longest; a service of a process is ready in a tenth of a second
 _LOG_LINES: Final = 20
+_OTHERS: Final = "others come and go under its name"
 _LOGGER = logging.getLogger("fondaco.services")
 Progress = Callable[[ServiceStatus], None]
 
@@ -81,8 +82,10 @@ class Ensuring:
         """
         self._context, self._spec, self._holder = context, spec, holder
         self._name = spec.service
-        self._lease_us, self._wait, self._timeout_s, self._progress = lease_us, wait, timeout_s, progress
+        self._lease_us, self._wait, self._progress = lease_us, wait, progress
+        self._timeout_s = timeout_s if wait else min(timeout_s, CLEARING_S)
         self._begun = time.monotonic()
+        self._obstacle = _OTHERS
         self._fresh = False  # whether the lease is one that this call took
         self._refusals: dict[str, FondacoError] = {}  # of clusters that were tried
 
@@ -116,7 +119,7 @@ class Ensuring:
             row = self._enter()
             if row is not None:
                 return row, True
-            self._check_time("others come and go under its name")
+            self._check_time(self._obstacle)
 
     def _hold_live(self, connection: Connection) -> ServiceRow | None:
         from fondaco.catalog import services
@@ -178,10 +181,10 @@ class Ensuring:
         from fondaco.catalog import services
 
         old = [row for row in self._context.read(lambda c: services.removing(c, self._name)) if row.cluster == cluster]
+        self._obstacle = "an older service of this name is still on its way out" if old else _OTHERS
         gone = False not in {finish_removal(self._context, row) for row in old}  # each of them, also after one that is not gone yet
         if not gone:
-            bound = self._timeout_s if self._wait else min(self._timeout_s, CLEARING_S)
-            self._check_time("an older service of this name is still on its way out", bound)
+            self._check_time(self._obstacle)
             self._pause(_PAUSES_S[1] / 2)
         return gone
 
@@ -222,6 +225,7 @@ class Ensuring:
 
     def _apply(self, row: ServiceRow) -> None:
         """Apply it; objects of a service that is gone, found in its way, are removed first."""
+        was_clear = False
         while True:
             try:
                 if apply_live(self._context, row):
@@ -229,16 +233,16 @@ class Ensuring:
                 raise _SupersededError
             except StateError:
                 seen = self._context.places.provisioner(row.cluster).observe(row.name)
-                if seen.incarnation == row.id or not self._remove_stranger(row, seen):
+                is_clear = seen.phase is Phase.ABSENT
+                if seen.incarnation == row.id or (is_clear and was_clear) or not (is_clear or self._remove_stranger(row, seen)):
                     raise
+                was_clear = is_clear
                 self._check_time("an older service of this name is still on its way out")
 
     def _remove_stranger(self, row: ServiceRow, seen: Observed) -> bool:
         """Go on with the removal of what stands in the way; False if it is nothing that may be removed."""
         from fondaco.catalog import services
 
-        if seen.phase is Phase.ABSENT:
-            return True
         if seen.desired is None:
             return False
         settle_stranger(self._context, row.cluster, seen)  # ours is live under this name, so it is entered as one to be removed
@@ -334,10 +338,9 @@ class Ensuring:
 
     # -- time -------------------------------------------------------------------------------------------------------------------------
 
-    def _check_time(self, state: str, bound_s: float | None = None) -> None:
-        bound_s = self._timeout_s if bound_s is None else bound_s
-        if time.monotonic() - self._begun >= bound_s:
-            raise DeadlineExceededError(f"ensure service {self._name!r}", round(bound_s, 3), state)
+    def _check_time(self, state: str) -> None:
+        if time.monotonic() - self._begun >= self._timeout_s:
+            raise DeadlineExceededError(f"ensure service {self._name!r}", round(self._timeout_s, 3), state)
 
     def _pause(self, seconds: float) -> None:
         time.sleep(max(0.0, min(seconds, self._begun + self._timeout_s - time.monotonic())))

@@ -19,7 +19,7 @@ import msgspec
 
 from fondaco.core.errors import FondacoError
 from fondaco.services.context import ServicesContext, apply_live, desired_of, differs, settle_stranger
-from fondaco.services.provisioner import Desired, Observed, Phase
+from fondaco.services.provisioner import Observed, Phase
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -36,8 +36,8 @@ class ReapReport(msgspec.Struct, frozen=True):
 
     Attributes:
         expired: "service: holder" of leases that have run out. removed: services of which nothing is left now. waiting: those whose removal
-            goes on. adopted: found running without a row. repaired: applied again. errors: what could not be done, in words; it is tried
-            again the next time.
+            goes on. adopted: found running without a row. repaired: applied again. noted: whose holders were written down where it runs.
+            errors: what could not be done, in words; it is tried again the next time.
     """
 
     expired: tuple[str, ...] = ()
@@ -45,10 +45,11 @@ class ReapReport(msgspec.Struct, frozen=True):
     waiting: tuple[str, ...] = ()
     adopted: tuple[str, ...] = ()
     repaired: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether anything happened."""
+        """Whether anything happened that somebody may want to know."""
         return any((self.expired, self.removed, self.waiting, self.adopted, self.repaired, self.errors))
 
 
@@ -61,6 +62,7 @@ class _Look:
     waiting: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    noted: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def report(self) -> ReapReport:
@@ -84,8 +86,12 @@ def reap(context: ServicesContext) -> ReapReport:
     _remove(context, look, [row for row in rows if row.state == "REMOVING" and row.cluster in seen])
     _unreachable(look, rows, seen)
     now_us = context.now_us()
-    stale = [row for row in rows if _is_to_be_repaired(row, leases.get(row.id, []), seen, now_us)]
-    _at_once(look, [(row.name, _repairing(context, row, look)) for row in stale])
+    work = []
+    for row in rows:
+        done = _to_be_applied(look, row, leases.get(row.id, []), seen, now_us)
+        if done is not None:
+            work.append((row.name, _applying(context, row, done)))
+    _at_once(look, work)
     return look.report()
 
 
@@ -188,27 +194,30 @@ def _unreachable(look: _Look, rows: Iterable[ServiceRow], seen: Mapping[str, Map
     look.waiting.extend(row.name for row in rows if row.state == "REMOVING" and row.cluster not in seen)
 
 
-def _is_to_be_repaired(row: ServiceRow, leases: list[LeaseRow], seen: Mapping[str, Mapping[str, Observed]], now_us: int) -> bool:
-    """Live, its cluster answers, and it is not what it shall be. One that nobody uses and that is gone is left so: `ensure` makes it."""
+def _to_be_applied(
+    look: _Look, row: ServiceRow, leases: list[LeaseRow], seen: Mapping[str, Mapping[str, Observed]], now_us: int
+) -> list[str] | None:
+    """Where to note that a service was applied; None if it is what it shall be, or its cluster is away. One that nobody uses and that has
+    vanished is left so: `ensure` makes it again."""
     if row.state != "LIVE" or row.cluster not in seen:
-        return False
+        return None
     observed = seen[row.cluster].get(row.name)
     if observed is None or observed.phase is Phase.ABSENT:
-        return any(lease.holds(now_us) for lease in leases) and now_us - row.created_us >= MAKING_US
+        is_missed = any(lease.holds(now_us) for lease in leases) and now_us - row.created_us >= MAKING_US
+        return look.repaired if is_missed else None
     desired = desired_of(row, leases, now_us)
-    return differs(row, observed, desired) or _is_told_otherwise(observed, desired)
+    if differs(row, observed, desired):
+        return look.repaired
+    told = observed.desired
+    return look.noted if told is not None and dict(told.annotations) != dict(desired.annotations) else None
 
 
-def _is_told_otherwise(observed: Observed, desired: Desired) -> bool:
-    return observed.desired is not None and dict(observed.desired.annotations) != dict(desired.annotations)
-
-
-def _repairing(context: ServicesContext, row: ServiceRow, look: _Look) -> Callable[[], None]:
-    def repair() -> None:
+def _applying(context: ServicesContext, row: ServiceRow, done: list[str]) -> Callable[[], None]:
+    def apply() -> None:
         if apply_live(context, row):
-            look.repaired.append(row.name)
+            done.append(row.name)
 
-    return repair
+    return apply
 
 
 def _at_once(look: _Look, work: list[tuple[str, Callable[[], None]]]) -> None:

@@ -38,7 +38,9 @@ from fondaco.core.errors import InputError, near_name
 from fondaco.core.units import parse_duration_us
 from fondaco.services.quantities import check_resources
 
-NAME_MAX: Final = 41  # with "-" and ten digits of the identity 52: to which Kubernetes adds "-" and ten more in a label of pods (63 at most)
+NAME_MAX: Final = (
+    41  # with "-" and ten digits of the identity 52: to which Kubernetes adds "-" and ten more in a label of pods (63 at most)
+)
 REPLICAS_MAX: Final = 4096
 TTL: Final = "10m"
 EXPORTS: Final = {"FONDACO_SERVICE_NAME": "{name}", "FONDACO_SERVICE_ENDPOINTS": "{endpoints}"}
@@ -320,8 +322,9 @@ class ServiceSpec:
             raise InputError(f"{path}: {exc}") from exc
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON can carry it; what `from_dict` reads back to an equal spec. Defaults are left out."""
-        built: dict[str, Any] = msgspec.to_builtins({item.name: getattr(self, item.name) for item in dataclasses.fields(self)})
+        """The spec as JSON can carry it (lists, no tuples); what `from_dict` reads back to an equal spec. What is empty is left out."""
+        same = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        built: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(same))
         return {name: value for name, value in built.items() if value not in ({}, [], None, False) or name == "ttl_us"}
 
     @property
