@@ -6,9 +6,10 @@ stdout, after the job's own. We end as the job did: with its exit code, or 128 +
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,11 @@ from fondaco.core.errors import InputError
 from fondaco.core.units import format_duration
 
 if TYPE_CHECKING:
+    from fondaco.adapters.kubeflow.runner import TrainJobs
     from fondaco.models.launcher import RunResult
+    from fondaco.models.request import Request
+    from fondaco.models.runner import Runner
+    from fondaco.platform import Platform
     from fondaco.services.status import ServiceStatus
 
 
@@ -35,6 +40,14 @@ if TYPE_CHECKING:
 @click.option("--name", help="what people call this run [default: its id]")
 @click.option("--timeout", default="10m", show_default=True, help="for the services to become ready")
 @click.option("--lease", metavar="TIME", help="how long services are kept should this process be killed [default: 60s]")
+@click.option(
+    "--on", "where", type=click.Choice(["here", "kubeflow"]), default="here", show_default=True, help="this machine, or a TrainJob"
+)
+@click.option("--image", help="kubeflow: of the nodes [default: the runtime's]")
+@click.option("--runtime", default="torch-distributed", show_default=True, help="kubeflow: the ClusterTrainingRuntime")
+@click.option("--nodes", type=click.IntRange(1), help="kubeflow: how many [default: the runtime's]")
+@click.option("--resource", "resources", multiple=True, metavar="NAME=AMOUNT", help="kubeflow: of each node, as nvidia.com/gpu=1")
+@click.option("--print-manifest", is_flag=True, help="kubeflow: print the TrainJob, and start nothing")
 @click.option("--json", "as_json", is_flag=True, help="after the job's own output, print the result as one line of JSON")
 @directory_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -52,6 +65,12 @@ def command(
     name: str | None,
     timeout: str,
     lease: str | None,
+    where: str,
+    image: str | None,
+    runtime: str,
+    nodes: int | None,
+    resources: tuple[str, ...],
+    print_manifest: bool,
     as_json: bool,
     directory: str,
 ) -> None:
@@ -65,18 +84,32 @@ def command(
     Services are shared with all who ask for the same, and kept while the job runs. It finds FONDACO_GRAPH_ENDPOINTS and the other
     variables of docs/training-jobs.md. `fondaco run list` shows what ran.
     """
-    from fondaco.models.here import Here
     from fondaco.models.job import CommandError
     from fondaco.models.launcher import launch
     from fondaco.models.request import Request
 
-    env = dict(_pair(text) for text in asked)
+    env = dict(_pair("--env", text, "SERVERS={graph.endpoints}") for text in asked)
     request = Request(graphs, features, services, shards, replicas, cluster, env, deepgnn, name)
+    if where == "here" and (image or nodes or resources or print_manifest):
+        raise InputError("--image, --nodes, --resource and --print-manifest are for TrainJobs: say --on kubeflow")
     progress = Progress()
     try:
         with fondaco.open(directory, create=False) as platform:
+            runner: Runner
+            if where == "here":
+                from fondaco.models.here import Here
+
+                runner = Here(nproc=nproc)
+            else:
+                amounts = dict(_pair("--resource", text, "nvidia.com/gpu=1") for text in resources)
+                options = {"image": image, "runtime": runtime, "nodes": nodes, "nproc": nproc, "resources": amounts}
+                request, jobs = _on_kubeflow(platform, request, progress, options)
+                if print_manifest:
+                    _print_manifest(platform, command, request, jobs)
+                    return
+                runner = jobs
             result = launch(
-                platform, command, request, runner=Here(nproc=nproc), timeout=timeout, lease=lease, say=progress.say, progress=progress.show
+                platform, command, request, runner=runner, timeout=timeout, lease=lease, say=progress.say, progress=progress.show
             )
     except CommandError as exc:
         progress.clear()
@@ -86,6 +119,29 @@ def command(
         progress.clear()
     tell(result, as_json=as_json)
     sys.exit(result.exit_code)
+
+
+def _on_kubeflow(platform: Platform, request: Request, progress: Progress, options: dict[str, Any]) -> tuple[Request, TrainJobs]:
+    """The request with its services in the cluster of the TrainJob, and who has it run there."""
+    from fondaco.adapters.kubeflow.runner import TrainJobs, kubernetes_cluster
+
+    cluster, config = kubernetes_cluster(platform.config.services, request.cluster)
+    return dataclasses.replace(request, cluster=cluster), TrainJobs(cluster, config, say=progress.say, **options)
+
+
+def _print_manifest(platform: Platform, command: tuple[str, ...], request: Request, jobs: TrainJobs) -> None:
+    """The TrainJob as it would be, with the endpoints that its services would have; and who must hold them."""
+    import shlex
+
+    import msgspec
+
+    from fondaco.models.preview import previewed
+
+    line = jobs.prepare(command)
+    facts, given = previewed(platform, request, jobs.platform_directory, jobs.endpoints)
+    click.echo(msgspec.json.format(msgspec.json.encode(jobs.manifest(line, given, facts)), indent=2).decode())
+    for served in facts.served:
+        click.echo(f"fondaco: nothing was started; it needs service {shlex.quote(served.service)} on cluster {jobs.cluster}", err=True)
 
 
 def tell(result: RunResult, *, as_json: bool) -> None:
@@ -146,10 +202,10 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(option: str, text: str, example: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"--env wants NAME=TEXT, as GE_ENDPOINTS={{graph.endpoints}}, not {text!r}")
+        raise InputError(f"{option} wants NAME=TEXT, as {example}, not {text!r}")
     return name, value
 
 
