@@ -64,13 +64,17 @@ def _compare(applied: Any, live: Any, path: Path, found: list[Difference], manag
 def _same(applied: Any, live: Any, path: Path) -> bool:
     if applied == live or (live is None and _is_empty(applied)):
         return True
-    is_quantity = path[-1] in _QUANTITY or (len(path) > 1 and path[-2] in _QUANTITIES)
+    is_quantity = _is_one_of(path[-1], _QUANTITY) or _is_one_of(path[-2], _QUANTITIES)
     if is_quantity and isinstance(live, str):
         try:
             return parse_quantity(str(applied)) == parse_quantity(live)
         except InputError:
             return False
     return isinstance(applied, int | float) and isinstance(live, int | float) and applied == live
+
+
+def _is_one_of(step: str | Mapping[str, Any], names: frozenset[str]) -> bool:
+    return isinstance(step, str) and step in names
 
 
 def _is_empty(value: Any) -> bool:

@@ -49,6 +49,7 @@ from fondaco.services.spec import Volume
 _EVENTS_ASKED: Final = 4  # about so many things of one service events are asked: a fault of one is mostly the fault of all
 _EVENT_PAGES: Final = 2  # of all services: the newest cannot be asked for, so a crowded namespace may say less
 _INSTANCES_LOGGED: Final = 32
+_ATTEMPTS: Final = 5  # of `apply`, where others change the same objects at the same time
 _IMMUTABLE: Final = (
     "updates to statefulset spec for fields other than",
     "field is immutable",
@@ -135,6 +136,8 @@ class KubernetesProvisioner:
         """As `Provisioner.check`: the server itself is asked, by a dry run, whether it takes the objects."""
         ask = self._client.within()
         found = self._named(ask, desired.service)
+        if not desired.incarnation and any(item is not None and is_ours(item, self._place) for item in found.objects):
+            return  # another caller makes the same service at this moment, or an old one goes: the catalog decides, not we
         self._guard(found, desired)
         objects = wanted(desired, self._place, policy=ask.budgets().api.removeprefix("/apis/"), before=found.stateful_set).by_kind()
         for kind, item in objects.items():
@@ -147,6 +150,15 @@ class KubernetesProvisioner:
     def apply(self, desired: Desired) -> None:
         """As `Provisioner.apply`. The StatefulSet comes first: it is what a server refuses, and then nothing was made."""
         ask = self._client.within()
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._apply(ask, desired)
+                break
+            except ConflictError:  # an object was made, or made again, after we had looked: look again
+                if attempt == _ATTEMPTS - 1 or ask.left_s < 1:
+                    raise
+
+    def _apply(self, ask: Requests, desired: Desired) -> None:
         found = self._named(ask, desired.service)
         self._guard(found, desired)
         objects = wanted(desired, self._place, policy=ask.budgets().api.removeprefix("/apis/"), before=found.stateful_set).by_kind()
@@ -207,8 +219,6 @@ class KubernetesProvisioner:
         guarded = item | {"metadata": item["metadata"] | {"uid": uid}}  # only this very object, not one that was made meanwhile
         try:
             return ask.apply(resource, guarded)
-        except ConflictError as exc:
-            raise StateError(f"{kind} {name!r} was removed or made again meanwhile; try again") from exc
         except RefusedError as exc:
             if not _is_immutable(exc):
                 raise
