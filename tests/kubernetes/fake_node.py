@@ -185,6 +185,7 @@ class Pod:
         self._task: asyncio.Task[None] | None = None
         self._lives_by = ""
         self._restarts = 0
+        self._since: dict[tuple[str, str], str] = {}  # when a condition took its status
         self._seen: Json = {}
         number = next(_ADDRESSES)
         self._address = f"10.{100 + number // 65536 % 100}.{number // 256 % 256}.{number % 256}"
@@ -317,6 +318,9 @@ class Pod:
         for condition in conditions:
             condition.setdefault("reason", "")  # a merge would keep the reason of a state that is over
             condition.setdefault("message", "")
+            since = self._since.setdefault((condition["type"], condition["status"]), condition["lastTransitionTime"])
+            self._since.pop((condition["type"], "False" if condition["status"] == "True" else "True"), None)
+            condition["lastTransitionTime"] = since  # as a kubelet: of the last change, not of the last report
         status = {
             "phase": phase, "conditions": conditions, "containerStatuses": statuses, "initContainerStatuses": first, "hostIP": "127.0.0.1",
             "startTime": _now(),
