@@ -16,13 +16,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
 CALL_S = 10.0
 SYSTEM_FAILURES_MAX = 5
 PATIENCE_S = 120.0
+Result = TypeVar("Result")
 
 
 class Phase:
@@ -97,6 +98,16 @@ class Backend:
         for channel in self._channels:
             channel.close()
 
+    def _ask(self, call: Callable[[grpc.Channel], Result]) -> Result:
+        """Have the next replica answer; one that nobody can connect to is passed over, as gRPC's round robin does."""
+        for left in reversed(range(len(self._channels))):
+            try:
+                return call(next(self._turn))
+            except grpc.RpcError as exc:
+                if not left or "failed to connect" not in (exc.details() or ""):
+                    raise
+        raise AssertionError("unreachable")
+
     def __enter__(self) -> Backend:
         return self
 
@@ -122,12 +133,11 @@ class Backend:
         """
         category = self.wire.category(template)
         for attempt in itertools.count():
-            channel = next(self._turn)
-            assert category in self.wire.task_types(channel), f"no connector serves {category}"
+            assert category in self._ask(self.wire.task_types), f"no connector serves {category}"
             this = Execution(execution.name, execution.node, execution.project, execution.domain, execution.attempt + attempt)
             prefix = f"s3://flyte/{this.project}/{this.domain}/{this.name}/{this.node}/data/{this.attempt}"
             try:
-                metadata = self.wire.create(channel, template, inputs, prefix, this)
+                metadata = self._ask(lambda channel, prefix=prefix, this=this: self.wire.create(channel, template, inputs, prefix, this))
                 if attempt < lose_answers:
                     raise TimeoutError("the answer was lost")
                 return Run(template, category, metadata, this)
@@ -140,7 +150,7 @@ class Backend:
 
     def get(self, run: Run) -> Got:
         """Ask the next replica once."""
-        got = self.wire.get(next(self._turn), run.category, run.metadata)
+        got = self._ask(lambda channel: self.wire.get(channel, run.category, run.metadata))
         run.seen.append(got)
         return got
 
@@ -184,7 +194,7 @@ class Backend:
     def abort(self, run: Run) -> None:
         """As when a user terminates the workflow: delete, and delete again."""
         for _ in range(2):
-            self.wire.delete(next(self._turn), run.category, run.metadata)
+            self._ask(lambda channel: self.wire.delete(channel, run.category, run.metadata))
 
 
 def _details(exc: Exception) -> str:

@@ -44,18 +44,6 @@ def asked(endpoint: str) -> dict[str, str]:
     return found
 
 
-def processes_of(directory: Path) -> list[psutil.Process]:
-    """Processes whose command names a platform's directory or that work below it, but this one and its connectors."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != psutil.Process().pid and any(str(directory) in part for part in process.cmdline()):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 @dataclass
 class FlytePlatform:
     """A platform, its services as seen from the test, and connectors in front of it."""
@@ -79,6 +67,23 @@ class FlytePlatform:
     def holders(self, service: str) -> set[str]:
         return {row.holder for row in self.services.status(service).holders}
 
+    def processes(self, mark: str = "") -> list[psutil.Process]:
+        """What runs on this platform beside this process and the connectors: whatever names its directory in its command.
+
+        Args:
+            mark: instead, the last argument of one service's command, which no other process has.
+        """
+        own, found = {one.process.pid for one in self.connectors} | {psutil.Process().pid}, []
+        for process in psutil.process_iter():
+            try:
+                command = process.cmdline()
+                is_ours = command[-1:] == [mark] if mark else any(str(self.directory) in text for text in command)
+                if is_ours and process.pid not in own and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
     def remove_all(self) -> None:
         """Remove every service, and see that no process of them is left."""
         for name in self.names():
@@ -89,6 +94,7 @@ class FlytePlatform:
             return not self.names()
 
         wait_for(gone, "the services to be gone")
+        wait_for(lambda: not self.processes(), f"no process to be left, but there is {self.processes()}")
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flytekit import Resources
 
 from flyte_backend import Backend, Execution, Flyte1, Phase, TaskFailedError, inputs_of, template_of
-from flyte_platform import FlytePlatform, asked, flyte_platform, processes_of, serving_command
+from flyte_platform import FlytePlatform, asked, flyte_platform, serving_command
+from fondaco.adapters.data_service import DataServiceMeta
 from fondaco.adapters.flyte1 import CleanupSensor, DataServiceConfig, DataServiceTask
 from fondaco.core.errors import NotFoundError
 from waiting import free_port, wait_for
@@ -104,7 +106,7 @@ def test_defect_03_what_cannot_be_made_leaves_nothing_behind(
         backend.run(missing, execution)
     here.services.reap()
     assert mark not in here.names()
-    assert not processes_of(here.directory / "services" / mark)
+    assert not here.processes(mark)
 
 
 def test_defect_04_creating_again_is_as_creating_once(here: FlytePlatform, backend: Backend, execution: Execution, mark: str) -> None:
@@ -204,6 +206,8 @@ def test_defect_11_a_service_that_is_gone_is_a_failure_that_may_be_retried(here:
         return name not in here.names()
 
     wait_for(gone, "the service to be gone")
+    meta = DataServiceMeta.decode(run.metadata)
+    run.metadata = msgspec.structs.replace(meta, created_us=meta.created_us - 120_000_000).encode()  # as if it was created a while ago
     got = backend.get(run)
     assert got.phase == Phase.RETRYABLE_FAILED
     assert name in got.message
@@ -260,24 +264,11 @@ def test_defect_16_instances_start_together_and_a_service_can_be_changed(
     """Plugin: replicas start one after the other, and there is no way to scale or to change a service."""
     outputs = backend.run(task(Command=serving_command(mark, after_s=1.0), Replicas=4, Readiness="/"), execution)
     name = outputs["name"]
-    started = [process.create_time() for process in processes_of_service(here, name, mark)]
+    started = [process.create_time() for process in here.processes(mark)]
     assert len(started) == 4
     assert max(started) - min(started) < 1.0, "the first was not waited for"
     here.services.scale(name, 2)
-    wait_for(lambda: len(here.services.status(name).endpoints) == 2 and len(processes_of_service(here, name, mark)) == 2, "two instances")
-
-
-def processes_of_service(here: FlytePlatform, name: str, mark: str) -> list[Any]:
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cmdline()[-1:] == [mark] and process.cmdline()[0].endswith(("python", "python3", "python3.11")):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
+    wait_for(lambda: len(here.services.status(name).endpoints) == 2 and len(here.processes(mark)) == 2, "two instances")
 
 
 def test_defect_17_everything_else_can_be_said_too(backend: Backend, execution: Execution, mark: str, tmp_path: Path) -> None:
@@ -333,8 +324,12 @@ def test_defect_19_nothing_outlives_its_users(here: FlytePlatform, backend: Back
     wait_for(lambda: name not in here.names(), "the connectors' own reapers to remove it")
     forgotten = backend.create(server(mark, Ttl="0.2s", Hold="1s"), Execution(mark + "b"))  # its workflow dies and tells nobody
     assert backend.wait(forgotten)["name"] == name
+    (lease,) = here.services.status(name).holders
+    assert lease.expires_us - lease.acquired_us <= 301_000_000, "Hold, or five minutes after the last question"
+    with here.platform.catalog.write() as connection:  # that time passes
+        connection.exec_driver_sql("UPDATE service_leases SET expires_us = expires_us - 301000000")
     wait_for(lambda: name not in here.names(), "the lease to end, and the service with it")
-    wait_for(lambda: not processes_of_service(here, name, mark), "its processes to be gone")
+    wait_for(lambda: not here.processes(mark), "its processes to be gone")
     with pytest.raises(NotFoundError):
         here.services.status(name)
 
