@@ -41,12 +41,16 @@ class Probe(Protocol):
 
 @dataclass(slots=True)
 class RunningProbe:
-    """Nothing is asked: a process that runs is ready."""
+    """Nothing is asked: a process is ready that still runs `settle_s` after it was first asked about; many mistakes end one before."""
 
+    settle_s: float = 0.0
     why: str = ""
+    _since: tuple[int, float] = (0, 0.0)
 
     async def is_ready(self, pid: int) -> bool:
-        return True
+        if self._since[0] != pid:
+            self._since = (pid, time.monotonic())
+        return time.monotonic() - self._since[1] >= self.settle_s
 
     async def is_alive(self, pid: int) -> bool:
         return True

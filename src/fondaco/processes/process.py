@@ -92,7 +92,8 @@ class StartFailedError(FondacoError):
 
 
 class KeptProcess:
-    """One process that is kept running. `keep` runs until `stop`; `changed` is called whenever `info` differs from before."""
+    """One process that is kept running. `keep` runs until `stop`; `changed` is called whenever `info` differs from before, or the
+    reason why it is not ready."""
 
     def __init__(self, spec: ProcessSpec, patience: Patience, sink: Sink, changed: Callable[[], None]) -> None:
         self.spec = spec
@@ -103,6 +104,7 @@ class KeptProcess:
         self._changed = changed
         self._stopping = asyncio.Event()
         self._running: asyncio.subprocess.Process | None = None
+        self._gone = asyncio.Event()  # set when the one that ran last has ended
         self._started_at = 0.0
         self._info = ProcessInfo(spec.name, ProcessState.STOPPED, None, 0, None)
 
@@ -137,11 +139,11 @@ class KeptProcess:
             process.send_signal(signal.SIGCONT)  # one that was stopped could not obey
         try:
             async with asyncio.timeout(self._patience.drain):
-                await process.wait()
+                await self._gone.wait()
         except TimeoutError:
             self._say(f"did not end within {self._patience.drain:g} s of SIGTERM: killed")
             self._kill(process)
-            await process.wait()
+            await self._gone.wait()
 
     def kill(self) -> None:
         """End it at once, and all that it started."""
@@ -170,28 +172,33 @@ class KeptProcess:
             return _End(None, 0.0, _not_started(spec, exc))
         assert process.stdout is not None
         self._running, self._started_at = process, time.monotonic()
+        self._gone.clear()
         if self._stopping.is_set():  # `stop` came while it was being started, and saw nothing to end
             self._kill(process)
         self._set(ProcessState.STARTING, pid=process.pid, started_us=time.time_ns() // 1000)
         lines = asyncio.create_task(self._sink.take(process.stdout))
         watch = asyncio.create_task(self._watch(process))
         try:
-            await process.wait()
+            code = await _end_of(process)
         finally:
             watch.cancel()
             self._running = None
+            self._gone.set()
             if spec.after_end is not None:
                 spec.after_end(process.pid)
             with contextlib.suppress(TimeoutError):  # a grandchild may hold the pipe a moment longer
                 await asyncio.wait_for(lines, _CUT_OFF_S)
         hung = watch.result() if watch.done() and not watch.cancelled() else None
-        return _End(process.returncode or 0, time.monotonic() - self._started_at, hung)
+        return _End(code, time.monotonic() - self._started_at, hung)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> str:
         """Wait until it is ready, then look whether it answers; kill it if it does not, and say why."""
         patience, probe, pid = self._patience, self.spec.probe, process.pid
-        last, pause = time.monotonic(), min(patience.probe_first, patience.probe_every)
+        last, pause, why = time.monotonic(), min(patience.probe_first, patience.probe_every), probe.why
         while not await probe.is_ready(pid):
+            if probe.why != why:
+                why = probe.why
+                self._changed()
             if time.monotonic() - last > patience.start:
                 self._kill(process)
                 return f"was not ready after {patience.start:g} s and was killed" + (f" ({probe.why})" if probe.why else "")
@@ -260,6 +267,26 @@ class _End:
         else:
             how = f"ended with exit code {self.code}"
         return f"{how} after {self.seconds:.1f} s"
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """Wait for the end of a process and return its exit code. `Process.wait` would also wait for all who have inherited its pipe, as a
+    daemon that it has left behind; so the kernel is asked about the process alone."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:  # asyncio has taken leave of it already
+        pass
+    else:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+    while process.returncode is None:  # it is about to be told
+        await asyncio.sleep(0.001)
+    return process.returncode
 
 
 def _not_started(spec: ProcessSpec, exc: Exception) -> str:

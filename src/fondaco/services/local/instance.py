@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,20 +27,24 @@ from fondaco.services.local.plan import Plan, machine, read_secret
 from fondaco.services.provisioner import Phase
 
 CRASHES: Final = 5  # in a row, before it was ever ready, make a crash loop
+_SETTLE_S: Final = 0.3  # one without a readiness check must run for so long
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # opened before any fork
-_WATCH: Final = 5.0  # times `every_s`: between two questions once it is ready; an idle service costs next to nothing
+_WATCH: Final = (
+    5.0  # times `every_s`, and seconds at most beyond it: between two questions once it is ready; idleness costs next to nothing
+)
 
 
 class RunningInstance:
     """One instance, from its start to its end. Begins at once; `end` ends it.
 
     Args:
-        secrets: values by reference. log: where what it says goes. say: takes remarks. changed: called when `state` may be another.
+        secrets: values by reference. log: where what it says goes. files: how many it may have open.
+        say: takes remarks. changed: called when `state` may be another.
     """
 
     def __init__(
-        self, plan: Plan, *, secrets: Mapping[str, str], log: Path, say: Callable[[str], None], changed: Callable[[], None]
+        self, plan: Plan, *, secrets: Mapping[str, str], log: Path, files: int, say: Callable[[str], None], changed: Callable[[], None]
     ) -> None:
         self.plan = plan
         self.ending = False
@@ -69,10 +74,10 @@ class RunningInstance:
             drain=plan.grace_s,
             probe_first=0.02,
             probe_every=readiness.every_s,
-            watch_every=readiness.every_s * _WATCH,
+            watch_every=max(readiness.every_s, min(readiness.every_s * _WATCH, _WATCH)),
             misses=2,
         )
-        self._keeper = os.getpid()
+        self._keeper, self._files = os.getpid(), files
         self._process = KeptProcess(spec, patience, self, self._on_change)
         self._changed = changed
         self.task = asyncio.create_task(self._process.keep(), name=spec.name)
@@ -172,6 +177,8 @@ class RunningInstance:
         _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != self._keeper:  # it ended before the kernel knew
             os._exit(1)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._files, hard))
         self._limits.enter()
 
     def _clean(self, pid: int) -> None:
@@ -232,4 +239,4 @@ def _probe(plan: Plan, env: Mapping[str, str], before_exec: Callable[[], None]) 
         return TcpProbe(plan.host, plan.asked_port, readiness.timeout_s)
     if readiness.command:
         return CommandProbe(readiness.command, env, plan.cwd, readiness.timeout_s, before_exec)
-    return RunningProbe()
+    return RunningProbe(_SETTLE_S)

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -32,7 +33,7 @@ from fondaco.services.spec import ServiceSpec
 
 _LOOK_S: Final = 5.0
 _SOON_S: Final = 0.01  # changes that come together are written together
-_LOCK_S: Final = 2.0  # those who look at the lock hold it for microseconds
+_LOCK_TRIES: Final = 20  # those who look at the lock hold it for microseconds
 _LOG_BYTES_MAX: Final = 1 << 20
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -40,8 +41,11 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 class Keeper:
     """Keeps one service. `run` returns when it is over."""
 
-    def __init__(self, platform: Path, place: Place) -> None:
-        self._platform, self._place = platform, place
+    def __init__(self, platform: Path, place: Place, *, is_first: bool) -> None:
+        self._platform, self._place, self._is_first = platform, place, is_first
+        self._identity = _identity(place.path)
+        self._files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two for each instance
         self._kept: Kept | None = None
         self._spec: ServiceSpec | None = None
         self._read: tuple[int, int, int] | None = None  # which desired.json that was
@@ -80,7 +84,7 @@ class Keeper:
     def _look(self) -> None:
         """Read desired.json if it is another one, and whether the service goes."""
         if not self._stopping:
-            if not self._place.exists():
+            if _identity(self._place.path) != self._identity:
                 self._stop("its directory is gone")
             elif self._place.removing() is not None:
                 self._stop("the service is removed")
@@ -145,6 +149,7 @@ class Keeper:
             each,
             secrets=self._place.read_secrets(),
             log=self._place.path / "log" / f"{each.index}.log",
+            files=self._files,
             say=self._say,
             changed=self._changed,
         )
@@ -183,7 +188,7 @@ class Keeper:
         try:
             self._place.write_state(state)
         except OSError as exc:
-            if self._place.exists():
+            if _identity(self._place.path) == self._identity:
                 self._say(f"state.json could not be written: {exc}")
                 self._write_due = asyncio.get_running_loop().call_later(_LOOK_S, self._write)
 
@@ -205,10 +210,8 @@ class Keeper:
 
     def _end_strays(self) -> None:
         """End what an earlier keeper's instances have left. Nothing is looked for where none was: it costs a walk through /proc."""
-        if (self._place.path / "state.json").exists():
-            count = end_strays(self._place.path)
-            if count:
-                self._say(f"{count} processes of an earlier keeper were still running; they were killed")
+        if not self._is_first and (count := end_strays(self._place.path)):
+            self._say(f"{count} processes of an earlier keeper were still running; they were killed")
 
     def _reap(self) -> None:
         """Take leave of adopted children that have ended: those of which we hear twice; the others are asyncio's."""
@@ -228,6 +231,11 @@ class Keeper:
         """All instances have ended: end what is left of them, and take the directory away if the service goes."""
         root = os.getpid()
         tree.end_all(lambda: tree.descendants(root, tree.see_all()))
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if _identity(self._place.path) != self._identity:
+            return
         if self._place.removing() is not None:
             try:
                 with locked(self._place.services):
@@ -295,16 +303,26 @@ def _is_zombie_of(pid: int, parent: int) -> bool:
     return seen is not None and seen.parent == parent and seen.state == "Z"
 
 
-def _acquire(lock: FileLock) -> bool:
-    deadline = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            lock.acquire()
-            return True
-        except LockedError:
-            if time.monotonic() > deadline:
-                return False
-        time.sleep(0.005)
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which directory that is now: another one of this name is not ours."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _acquire(place: Place, lock: FileLock) -> bool:
+    """Become the one that keeps it, unless there is one. Under the lock of all services: nobody takes the directory away meanwhile."""
+    with locked(place.services):
+        if not place.exists():
+            return False
+        for _ in range(_LOCK_TRIES):
+            with contextlib.suppress(LockedError):
+                lock.acquire()
+                return True
+            time.sleep(0.001)
+    return False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -315,15 +333,17 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
     lock = FileLock(place.path / "keeper.lock")
+    is_first = not lock.path.exists()
     try:
-        if not _acquire(lock):
-            return 0  # another one keeps it
-    except (FondacoError, OSError):
-        return 0 if not place.exists() else 1
+        if not _acquire(place, lock):
+            return 0  # another one keeps it, or it is gone
+    except (FondacoError, OSError) as exc:
+        print(f"the keeper could not begin: {exc}", file=sys.stderr)
+        return 1
     if sys.version_info < (3, 12):  # later ones do so by themselves; the default before is a thread for each child
         asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
     try:
-        asyncio.run(Keeper(platform, place).run())
+        asyncio.run(Keeper(platform, place, is_first=is_first).run())
     finally:
         lock.release()
     return 0

@@ -148,7 +148,7 @@ def _take(services: Path, directory: Path, port: int, owner: str, path: str) -> 
             if has == owner:
                 return False
             if has is not None:
-                raise InputError(f"{path}: port {port} is service {has!r}'s; choose another number, or none") from None
+                raise InputError(f"{path}: port {port} belongs to service {has!r}; choose another number, or none") from None
             link.unlink(missing_ok=True)  # of a service that is gone
     raise UnavailableError(f"port {port}", "it is claimed again and again")
 

@@ -176,7 +176,7 @@ class LocalProvisioner:
             for each in range(number, number + desired.replicas) if number is not None else ():
                 owner = ports.holder(self._services, each)
                 if owner is not None and owner != desired.service:
-                    raise InputError(f"ports.{name}: port {each} is service {owner!r}'s; choose another number, or none")
+                    raise InputError(f"ports.{name}: port {each} belongs to service {owner!r}; choose another number, or none")
                 if (obstacle := ports.obstacle(self._host, each)) is not None:
                     raise InputError(f"ports.{name}: {obstacle}; choose another number, or none")
 

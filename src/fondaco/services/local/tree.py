@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -91,10 +92,11 @@ def variable(pid: int, name: str) -> str | None:
 def end_all(find: Callable[[], list[Seen]]) -> int:
     """Kill what `find` finds until it finds nothing more; returns how many that were."""
     ended: set[tuple[int, int]] = set()
-    for _ in range(_ROUNDS_MAX):
+    for round_ in range(_ROUNDS_MAX):
         found = find()
         if not found:
             break
+        time.sleep(0.001 * round_)  # what was killed in the round before may need a moment to go
         for one in found:
             if end(one, signal.SIGKILL):
                 ended.add((one.pid, one.started))
