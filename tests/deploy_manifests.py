@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from kubernetes_cluster import Cluster
 
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -62,3 +66,19 @@ def path_of(document: Object) -> str:
     root = f"/api/{group}" if "/" not in group else f"/apis/{group}"
     within = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
     return f"{root}{within}/{plural}/{metadata['name']}"
+
+
+def give_volumes(cluster: Cluster, claims: Sequence[str]) -> None:
+    """Volumes for claims of a test's namespace, as a storage class would make them; gone with the test."""
+    for claim in claims:
+        name = f"{cluster.namespace}-{claim}"
+        spec = {
+            "capacity": {"storage": "100Gi"},
+            "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
+            "hostPath": {"path": f"/nowhere/{name}"},
+            "claimRef": {"namespace": cluster.namespace, "name": claim},
+            "persistentVolumeReclaimPolicy": "Retain",
+        }
+        volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
+        cluster.api.post("/api/v1/persistentvolumes", volume)
+        cluster.stack.callback(cluster.api.delete, f"/api/v1/persistentvolumes/{name}")

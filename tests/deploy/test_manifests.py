@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from deploy_manifests import IMAGE, KUBERNETES, containers_of, objects_of, path_of, pod_of
+from deploy_manifests import IMAGE, KUBERNETES, containers_of, give_volumes, objects_of, path_of, pod_of
 from waiting import wait_for
 
 FOLDERS = ["base", "nodes"]
@@ -28,30 +28,9 @@ def _as_this_server_says(api, document):
     return document
 
 
-def _give_volumes(cluster):
-    """Volumes for the claims, as a storage class would make them."""
-    claims = [("fondaco", "ReadWriteMany"), ("node-fondaco-node-0", "ReadWriteOnce"), ("node-fondaco-node-1", "ReadWriteOnce")]
-    for claim, mode in claims:
-        name = f"{cluster.namespace}-{claim}"
-        volume = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": name},
-            "spec": {
-                "capacity": {"storage": "100Gi"},
-                "accessModes": [mode],
-                "hostPath": {"path": f"/nowhere/{name}"},
-                "claimRef": {"namespace": cluster.namespace, "name": claim},
-                "persistentVolumeReclaimPolicy": "Retain",
-            },
-        }
-        cluster.api.post("/api/v1/persistentvolumes", volume)
-        cluster.stack.callback(cluster.api.delete, f"/api/v1/persistentvolumes/{name}")
-
-
 def test_every_object_is_accepted_and_every_pod_comes_up(cluster):
     cluster.require_ours("nodes that follow a script")
-    _give_volumes(cluster)
+    give_volumes(cluster, ["fondaco", "node-fondaco-node-0", "node-fondaco-node-1"])
     for folder in FOLDERS:
         for document in objects_of(folder, namespace=cluster.namespace):
             document = _as_this_server_says(cluster.api, document)

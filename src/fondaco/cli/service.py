@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -360,7 +361,10 @@ def reap(once: bool, every: str | None, directory: str, as_json: bool) -> None:
 
     with fondaco.open(directory, create=False) as platform:
         if not once:
-            platform.services.reap_loop(threading.Event(), pause_s, on_report=tell)
+            stop = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())  # a container's first process would not notice it otherwise
+            platform.services.reap_loop(stop, pause_s, on_report=tell)
+            return
         report = platform.services.reap()
     tell(report)
     if report.errors:
