@@ -203,9 +203,12 @@ def trouble_of(pod: Pod, *, patient: bool, warnings: Sequence[Event]) -> Trouble
     if not pod.spec.node_name:
         return Trouble("waits for a node")
     newest = max(warnings, key=lambda event: event.when, default=None)
-    if any(one.state.running for one in status.container_statuses or ()):
-        said = _joined("not ready yet", newest.message) if newest is not None and newest.reason == "Unhealthy" else "not ready yet"
-        return Trouble("was ready, is not now" if pod.was_ready and newest is None else said)
+    running = [one for one in status.container_statuses or () if one.state.running is not None]
+    if running:
+        again = next((one for one in running if one.restart_count and one.last_state.terminated is not None and not one.ready), None)
+        ended = f"started again after {_how_ended(again.last_state.terminated)}" if again and again.last_state.terminated else ""
+        asked = newest.message if newest is not None and newest.reason == "Unhealthy" else ""
+        return Trouble(_joined("was ready, is not now" if pod.was_ready else "not ready yet", ended, asked))
     if newest is not None and newest.reason in _NOT_MOUNTED:
         return Trouble(_joined(newest.reason, newest.message), bool(_NO_SOURCE.search(newest.message)) and not patient)
     return Trouble("its container is being made")

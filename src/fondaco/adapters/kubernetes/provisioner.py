@@ -41,8 +41,8 @@ from fondaco.adapters.kubernetes.objects import (
 from fondaco.adapters.kubernetes.place import INCARNATION, INSTANCE, PREFIX, Object, Place, pod_name
 from fondaco.adapters.kubernetes.pods import Event, Pod, trouble_of
 from fondaco.adapters.kubernetes.standing import Found, asks_events, by_uid, observed
-from fondaco.adapters.kubernetes.template import CONTAINER
-from fondaco.core.errors import FondacoError, StateError, UnavailableError
+from fondaco.adapters.kubernetes.template import CONTAINER, checked_labels
+from fondaco.core.errors import FondacoError, InputError, StateError, UnavailableError
 from fondaco.services.provisioner import Desired, Observed
 from fondaco.services.spec import Volume
 
@@ -96,6 +96,7 @@ class KubernetesProvisioner:
         patience_s: float = 30.0,
         on_request: Callable[[str, str], None] | None = None,
     ) -> None:
+        checked_labels({"owner": platform}, f"cluster {cluster!r}: platform")
         config = log_in(cluster, context=context, kubeconfig=kubeconfig)
         self._place = Place(
             cluster,
@@ -104,7 +105,7 @@ class KubernetesProvisioner:
             image,
             python,
             directory,
-            tuple(volume if isinstance(volume, Volume) else msgspec.convert(volume, Volume) for volume in volumes),
+            _volumes(cluster, volumes),
             dict(env or {}),
             dict(secrets or {}),
             domain,
@@ -142,7 +143,8 @@ class KubernetesProvisioner:
         objects = wanted(desired, self._place, policy=ask.budgets().api.removeprefix("/apis/"), before=found.stateful_set).by_kind()
         for kind, item in objects.items():
             try:
-                ask.apply(self._kind(ask, kind), item, dry_run=True)
+                with contextlib.suppress(ConflictError):  # another caller makes it at this moment
+                    ask.apply(self._kind(ask, kind), item, dry_run=True)
             except RefusedError as exc:
                 if not _is_immutable(exc):
                     raise
@@ -329,6 +331,13 @@ class KubernetesProvisioner:
     def _log(self, ask: Requests, pod: str, lines: int) -> list[str]:
         now = ask.log(pod, CONTAINER, lines=lines)
         return now or ask.log(pod, CONTAINER, lines=lines, previous=True) or []
+
+
+def _volumes(cluster: str, volumes: Sequence[Volume | Mapping[str, Any]]) -> tuple[Volume, ...]:
+    try:
+        return tuple(volume if isinstance(volume, Volume) else msgspec.convert(volume, Volume) for volume in volumes)
+    except msgspec.ValidationError as exc:
+        raise InputError(f"services.clusters.{cluster}.volumes: {exc}") from exc
 
 
 def _is_applied(item: Object, live: Object) -> bool:
