@@ -355,8 +355,8 @@ def reap(once: bool, every: str | None, directory: str, as_json: bool) -> None:
     def tell(report: ReapReport) -> None:
         if as_json:
             print_json(report)
-        elif once or report:
-            click.echo(_done(report))
+        elif told := _done(report) or ("nothing to do" if once else ""):
+            click.echo(told)
         sys.stdout.flush()
 
     with fondaco.open(directory, create=False) as platform:
@@ -419,7 +419,7 @@ def _done(report: ReapReport) -> str:
     told = [f"{verb} {', '.join(names)}" for verb, names in (("removed", report.removed), ("adopted", report.adopted),
             ("repaired", report.repaired), ("still removing", report.waiting)) if names]  # fmt: skip
     told += [f"lease over: {lease}" for lease in report.expired] + [f"error: {error}" for error in report.errors]
-    return "; ".join(told) or "nothing to do"
+    return "; ".join(told)
 
 
 # -- words --------------------------------------------------------------------------------------------------------------------------------
