@@ -24,8 +24,6 @@ _NOUNS = {
     "train": "Run a job with the data services that it needs; it finds them in its environment.",
     "run": "The records that jobs have left: list, show.",
     "service": "Ensure, list, scale and remove data services: sets of processes that feed jobs.",
-    "train": "Run a job with the data services it needs in its environment.",
-    "run": "List and show the jobs that were run.",
     "up": "Run the servers of a platform: data plane, control API, tailer, reaper of services.",
     "token": "Make, list and revoke the tokens that callers show.",
     "quota": "Set and list how much of a store a caller may use.",
