@@ -70,12 +70,15 @@ async def run_attached(
     timeout: str = TIMEOUT,
 ) -> Result:
     """Await a coroutine inside `attached(*configs)`, without keeping the loop from its other work while services start."""
-    loop, stack = asyncio.get_running_loop(), ExitStack()
-    entering = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, _leases(configs, services, holder, timeout)))
+    stack, given_up = ExitStack(), threading.Event()
+    entering = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, _leases(configs, services, holder, timeout, given_up)))
     try:
         held = await asyncio.shield(entering)
-    except asyncio.CancelledError:  # the thread goes on; what it takes is given back as soon as it has it
-        entering.add_done_callback(lambda done: None if done.exception() else loop.run_in_executor(None, stack.close))
+    except asyncio.CancelledError:  # the thread would go on; it ends within seconds, and gives back what it has taken
+        given_up.set()
+        with suppress(Exception):
+            await entering
+        await asyncio.to_thread(stack.close)
         raise
     try:
         with _released_on_sigterm(held.releases), _ENVIRONMENT.layer(held.env):
@@ -130,14 +133,20 @@ class _Held:
 
 
 @contextmanager
-def _leases(configs: Sequence[DataServiceConfig], services: Services | None, holder: str | None, timeout: str) -> Iterator[_Held]:
+def _leases(
+    configs: Sequence[DataServiceConfig],
+    services: Services | None,
+    holder: str | None,
+    timeout: str,
+    given_up: threading.Event | None = None,
+) -> Iterator[_Held]:
     """Hold services until the block is left."""
     found = services if services is not None else platform_services()
     who = holder if holder is not None else holder_here()
     with ExitStack() as stack:
         held = _Held({}, [])
         for config in configs:
-            for name, value in _hold(stack, held.releases, found, config, who, timeout).items():
+            for name, value in _hold(stack, held, found, config, who, timeout, given_up).items():
                 if held.env.setdefault(name, value) != value and name not in _OF_EACH:
                     raise InputError(
                         f"two services export {name}, as {held.env[name]!r} and as {value!r}; give one of them another name by Exports"
@@ -146,10 +155,17 @@ def _leases(configs: Sequence[DataServiceConfig], services: Services | None, hol
 
 
 def _hold(
-    stack: ExitStack, releases: list[Callable[[], object]], services: Services, config: DataServiceConfig, holder: str, timeout: str
+    stack: ExitStack,
+    held: _Held,
+    services: Services,
+    config: DataServiceConfig,
+    holder: str,
+    timeout: str,
+    given_up: threading.Event | None,
 ) -> Mapping[str, str]:
     """Hold one service until the stack is closed; its variables."""
-    meta, state = run_ready(services, config, holder=holder, timeout_s=parse_duration_us(timeout) / 1e6)
+    timeout_s = parse_duration_us(timeout) / 1e6
+    meta, state = run_ready(services, config, holder=holder, timeout_s=timeout_s, given_up=given_up)
     hold_here(services, meta)
 
     def release() -> None:
@@ -157,7 +173,7 @@ def _hold(
         give_back(services, meta)
 
     stack.callback(release)
-    releases.append(release)
+    held.releases.append(release)
     assert state.outputs is not None
     return state.outputs.env
 

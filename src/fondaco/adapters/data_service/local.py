@@ -150,20 +150,27 @@ def run_here(config: DataServiceConfig, *, task: str, timeout: timedelta | None)
 
 
 def run_ready(
-    services: Services, config: DataServiceConfig, *, holder: str, timeout_s: float | None, keep: bool = False
+    services: Services,
+    config: DataServiceConfig,
+    *,
+    holder: str,
+    timeout_s: float | None,
+    keep: bool = False,
+    given_up: threading.Event | None = None,
 ) -> tuple[DataServiceMeta, TaskState]:
     """Make sure of a service and wait until it is ready; held for `LEASE_S` from then on, by the caller to be renewed (`hold_here`).
 
     Args:
         timeout_s: seconds to become ready; None: no bound. keep: policy "keep" counts: held until it is deleted.
+        given_up: set by who does not want it any more.
     Raises:
-        as `run_here`.
+        as `run_here`. StateError: it was given up.
     """
     meta = create(services, config, holder=holder, lease=LEASE)
     if meta.hold_us is not None or not keep:
         meta = msgspec.structs.replace(meta, hold_us=int(LEASE_S * 1e6))
     try:
-        return meta, _ready(services, meta, timeout_s)
+        return meta, _ready(services, meta, timeout_s, given_up or threading.Event())
     except BaseException:
         give_back(services, meta)
         raise
@@ -182,7 +189,7 @@ def forget(service: str, holder: str) -> None:
             del process.held[meta]
 
 
-def _ready(services: Services, meta: DataServiceMeta, timeout_s: float | None) -> TaskState:
+def _ready(services: Services, meta: DataServiceMeta, timeout_s: float | None, given_up: threading.Event) -> TaskState:
     said, begun = "", time.monotonic()
     pause, longest = _PAUSES_S
     while True:
@@ -196,7 +203,8 @@ def _ready(services: Services, meta: DataServiceMeta, timeout_s: float | None) -
             raise StateError(f"data service {meta.service}: {state.message}")
         if timeout_s and time.monotonic() - begun > timeout_s:
             raise DeadlineExceededError(f"data service {meta.service}", timeout_s, state.message)
-        time.sleep(pause)
+        if given_up.wait(pause):
+            raise StateError(f"data service {meta.service}: given up while it started")
         pause = min(pause * 1.5, longest)
 
 

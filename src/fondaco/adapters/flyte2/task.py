@@ -78,12 +78,19 @@ class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
         if context is None:
             raise RuntimeError("a data service task runs in a workflow: flyte.run(task), or a call in another task")
         connector = ConnectorRegistry.get_connector(self.task_type, self.task_type_version)
-        meta = await connector.create(
-            task_template=self._template(context),
-            output_prefix=f"{context.output_path}/{context.action.name}",
-            inputs=dict(kwargs),
-            task_execution_metadata=_metadata(context),
+        creating = asyncio.ensure_future(
+            connector.create(
+                task_template=self._template(context),
+                output_prefix=f"{context.output_path}/{context.action.name}",
+                inputs=dict(kwargs),
+                task_execution_metadata=_metadata(context),
+            )
         )
+        try:
+            meta = await asyncio.shield(creating)
+        except asyncio.CancelledError:  # it goes on, and what it takes would be nobody's: it answers within seconds
+            await connector.delete(await creating)
+            raise
         if isinstance(connector, DataServiceConnector):
             meta = connector.for_this_process(meta)
         try:
