@@ -157,6 +157,17 @@ context = "unreachable"
             backend.run(task(Cluster="virgina"), Execution("d"))
         with pytest.raises(TaskFailedError, match="moon"):
             backend.run(task(Cluster="moon"), Execution("e"))
+        for name in ("east", "east-too"):  # without controllers nobody ends what waits for its dependents to be gone
+            here.services.delete(name, force=True, timeout="0s")
+            cluster_without_controllers_forgets(virginia, name)
+
+
+def cluster_without_controllers_forgets(cluster: Cluster, name: str) -> None:
+    """Do what the garbage collector would."""
+    path = cluster.path("statefulsets", name, "apps/v1")
+    wait_for(lambda: "deletionTimestamp" in (cluster.api.find(path) or {"metadata": {"deletionTimestamp": ""}})["metadata"], "its deletion")
+    if cluster.api.find(path) is not None:
+        cluster.api.patch(path, {"metadata": {"finalizers": None}})
 
 
 @pytest.mark.parametrize(
