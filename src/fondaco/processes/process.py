@@ -103,6 +103,7 @@ class KeptProcess:
         self._sink = sink
         self._changed = changed
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()  # ends a pause
         self._running: asyncio.subprocess.Process | None = None
         self._gone = asyncio.Event()  # set when the one that ran last has ended
         self._started_at = 0.0
@@ -131,6 +132,7 @@ class KeptProcess:
     async def stop(self) -> None:
         """End it: SIGTERM, then after the time to drain SIGKILL to its whole group. Returns when it is gone."""
         self._stopping.set()
+        self._hurry.set()
         process = self._running
         if process is None:
             return
@@ -148,8 +150,14 @@ class KeptProcess:
     def kill(self) -> None:
         """End it at once, and all that it started."""
         self._stopping.set()
+        self._hurry.set()
         if self._running is not None:
             self._kill(self._running)
+
+    def anew(self) -> None:
+        """Forget that it failed before: begin again with the first pause, and end the one that is."""
+        self.failures = 0
+        self._hurry.set()
 
     # -- one run --------------------------------------------------------------------------------------------------------------------
 
@@ -231,7 +239,9 @@ class KeptProcess:
         self._set(ProcessState.WAITING, pid=None, restarts=self._info.restarts + 1, last_end=str(end))
         self._say(f"{end}; starting it again in {pause:g} s{again}")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), pause)
+            await asyncio.wait_for(self._hurry.wait(), pause)
+        if not self._stopping.is_set():
+            self._hurry.clear()
 
     def _kill(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -42,9 +42,10 @@ class Kept(msgspec.Struct, frozen=True):
     """desired.json.
 
     Attributes:
-        sequence: grows with each change that concerns the processes. spec: as `ServiceSpec.to_dict`. ports: of each instance, by name;
-            may be longer than `replicas`: who is scaled down and up again comes back to its ports. environment: what the processes get of
-            the environment of whoever ensured the service first. made: folders that were made for volumes, and go with the service.
+        sequence: grows with each change that concerns the processes, and when what has failed shall be tried again.
+        spec: as `ServiceSpec.to_dict`. environment: what the processes get of the environment of whoever ensured the service first.
+        ports: of each instance, by name; may be longer than `replicas`: who is scaled down and up again comes back to its ports.
+        made: folders that were made for volumes, and go with the service.
     """
 
     service: str

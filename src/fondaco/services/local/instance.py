@@ -121,6 +121,12 @@ class RunningInstance:
         loop = "CrashLoop: " if count >= CRASHES else ""
         return f"{loop}{end}" + (f", {count} times in a row" if count > 1 else "") + (f"; {self._ended_by}" if self._ended_by else "")
 
+    def anew(self) -> None:
+        """Try again what has failed, at once and as if it had not."""
+        if self._failed:
+            self._failed = False
+            self._process.anew()
+
     # -- its end ----------------------------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:

@@ -47,7 +47,6 @@ class Keeper:
         self._files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two for each instance
         self._kept: Kept | None = None
-        self._spec: ServiceSpec | None = None
         self._read: tuple[int, int, int] | None = None  # which desired.json that was
         self._plans: dict[int, Plan] = {}
         self._instances: dict[int, RunningInstance] = {}
@@ -105,7 +104,9 @@ class Keeper:
             self._plans = {
                 index: plan(spec, kept, index, platform=self._platform, place=self._place.path) for index in range(kept.replicas)
             }
-            self._kept, self._spec, self._reason = kept, spec, ""
+            self._kept, self._reason = kept, ""
+            for instance in self._instances.values():  # whoever has applied again wants to see it tried again
+                instance.anew()
             self._changed()
         except (FondacoError, OSError) as exc:
             if str(exc) != self._reason and not self._stopping:

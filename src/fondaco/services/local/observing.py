@@ -139,15 +139,15 @@ def _phase(
     if (seen := tree.see(keeper)) is not None and seen.state == "T":
         return Phase.DEGRADED, f"its keeper (process {keeper}) is stopped by a signal; apply lets it go on"
     outdated = [one for one in known if not one.current]
-    behind = state is None or kept is None or state.sequence != kept.sequence or bool(outdated)
-    if ready == total and not behind and total == len(known):
+    behind = state is None or kept is None or state.sequence != kept.sequence
+    if ready == total == len(known) and not behind and not outdated:
         return Phase.READY, ""
     reasons = _reasons(known)
-    if any(one.phase is Phase.FAILED for one in known):
-        return Phase.FAILED, reasons
-    if kept is not None and state is not None and (state.sequence != kept.sequence or outdated):
+    if kept is not None and state is not None and (behind or outdated):
         changed = f"a change is taken up: {len(known) - len(outdated)} of {total} instances run it" if outdated else "a change is taken up"
         reasons = f"{changed}; {reasons}" if reasons else changed
+    if any(one.phase is Phase.FAILED for one in known) and not (behind and kept is not None):
+        return Phase.FAILED, reasons  # one that failed before the change is replaced, or tried again
     lost = any(one.phase is Phase.DEGRADED for one in known)
     return (Phase.DEGRADED if lost else Phase.STARTING), reasons
 

@@ -28,7 +28,7 @@ from fondaco.services.local.limits import check as check_limits
 from fondaco.services.local.logfile import tail
 from fondaco.services.local.observing import observe, same
 from fondaco.services.local.plan import check_secrets, inherited, words
-from fondaco.services.provisioner import Desired, Observed
+from fondaco.services.provisioner import Desired, Observed, Phase
 from fondaco.services.spec import ServiceSpec, Volume, filled
 
 HOST: Final = "127.0.0.1"
@@ -40,11 +40,13 @@ class LocalProvisioner:
 
     Args:
         directory: the platform's. host: the address that instances listen on and are reached at.
+    Attributes:
+        services: the folder of all its services.
     """
 
     def __init__(self, directory: Path | str, *, cluster: str = "local", host: str = HOST) -> None:
         self._platform = Path(directory).absolute()
-        self._services = self._platform / SERVICES_DIRECTORY
+        self.services = self._platform / SERVICES_DIRECTORY
         self._cluster, self._host = cluster, host
 
     @property
@@ -59,29 +61,29 @@ class LocalProvisioner:
         _check_secrets_here(spec)
         check_limits(spec.resources)
         _check_program(spec, desired, self._platform, self._host)
-        if not Place(self._services, desired.service).exists():
+        if not Place(self.services, desired.service).exists():
             self._check_ports(desired)
 
     def apply(self, desired: Desired) -> None:
         """As `Provisioner.apply`."""
         _check_shape(desired.spec, desired.replicas)
-        place = Place(self._services, desired.service)
-        with locked(self._services):
-            self._write(place, desired)
+        place = Place(self.services, desired.service)
+        with locked(self.services):
+            self.write(place, desired)
         self._see_to_keeper(place)
 
     def observe(self, service: str) -> Observed:
-        return observe(Place(self._services, service))
+        return observe(Place(self.services, service))
 
     def observe_all(self) -> Mapping[str, Observed]:
-        return {place.service: seen for place in places(self._services) if (seen := observe(place)).phase != "absent"}
+        return {place.service: seen for place in places(self.services) if (seen := observe(place)).phase is not Phase.ABSENT}
 
     def remove(self, service: str, incarnation: int) -> bool:
         """As `Provisioner.remove`. One whose files say nothing of an incarnation any more is taken to carry the one that is asked for."""
-        place = Place(self._services, service)
+        place = Place(self.services, service)
         deadline = time.monotonic() + _SOON_S
         while True:
-            with locked(self._services):
+            with locked(self.services):
                 if not place.exists() or _incarnation(place, incarnation) != incarnation:
                     return True
                 place.mark_removed(incarnation)
@@ -97,7 +99,7 @@ class LocalProvisioner:
                 time.sleep(0.01)
 
     def logs(self, service: str, *, index: int | None = None, lines: int = 100) -> Sequence[str]:
-        place = Place(self._services, service)
+        place = Place(self.services, service)
         directory = place.path / "log"
         if index is not None:
             return tail(directory / f"{index}.log", lines)
@@ -109,13 +111,13 @@ class LocalProvisioner:
 
     # -- what shall be ----------------------------------------------------------------------------------------------------------------
 
-    def _write(self, place: Place, desired: Desired) -> None:
+    def write(self, place: Place, desired: Desired) -> None:
         """Bring desired.json up to date. Under the lock."""
         before = _kept_before(place, desired)
         spec = desired.spec
         secrets = _secrets_now(place, spec)
         have = before.ports if before is not None else _ports_of_state(place)
-        claimed = ports.claim(self._services, place.service, spec.ports, replicas=desired.replicas, have=have, host=self._host)
+        claimed = ports.claim(self.services, place.service, spec.ports, replicas=desired.replicas, have=have, host=self._host)
         try:
             kept = Kept(
                 place.service,
@@ -130,14 +132,14 @@ class LocalProvisioner:
                 before.made if before is not None else (),
             )
             kept = msgspec.structs.replace(kept, made=tuple(dict.fromkeys([*kept.made, *_make_volumes(spec.volumes)])))
-            if before is not None and same(before, kept):
+            if before is not None and same(before, kept) and not _has_failed(place):
                 if dict(before.annotations) == kept.annotations:
                     return
                 kept = msgspec.structs.replace(kept, sequence=before.sequence)
             place.write_kept(kept, secrets=secrets)
         except BaseException:
             if before is None and not place.exists():
-                ports.give_back(self._services, place.service)
+                ports.give_back(self.services, place.service)
             raise
 
     def _see_to_keeper(self, place: Place) -> None:
@@ -174,7 +176,7 @@ class LocalProvisioner:
     def _check_ports(self, desired: Desired) -> None:
         for name, number in desired.spec.ports.items():
             for each in range(number, number + desired.replicas) if number is not None else ():
-                owner = ports.holder(self._services, each)
+                owner = ports.holder(self.services, each)
                 if owner is not None and owner != desired.service:
                     raise InputError(f"ports.{name}: port {each} belongs to service {owner!r}; choose another number, or none")
                 if (obstacle := ports.obstacle(self._host, each)) is not None:
@@ -227,6 +229,11 @@ def _state_before(place: Place) -> State | None:
         return place.read_state()
     except (CorruptFileError, FormatVersionError):
         return None
+
+
+def _has_failed(place: Place) -> bool:
+    state = _state_before(place)
+    return state is not None and any(one.phase is Phase.FAILED for one in state.instances)
 
 
 def _ports_of_state(place: Place) -> tuple[dict[str, int], ...]:
