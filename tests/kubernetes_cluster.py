@@ -46,7 +46,7 @@ class Run:
         """The kubeconfig of a second API server, without controllers or nodes: it keeps what it is told, and nothing becomes ready."""
         if self._other is None:
             require_programs()
-            self._other = self.stack.enter_context(control_plane.borrowed(self.directory / "other", nodes=False))
+            self._other = self.stack.enter_context(control_plane.borrowed(self.directory / "other", "server"))
         return self._other
 
 

@@ -1,7 +1,7 @@
 """Control plane: a real Kubernetes of the tests' own on 127.0.0.1: etcd, API server, controller manager, scheduler, nodes by script.
 
     tests/kubernetes/build_control_plane.sh                       builds the programs, once
-    python -m tests.kubernetes.control_plane [DIRECTORY]          runs one until Ctrl-C, for a look by hand or a benchmark
+    python -m tests.kubernetes.control_plane [--kind KIND] [DIRECTORY]    runs one until Ctrl-C, for a look by hand or a benchmark
 
 Everything lies in one directory and listens on free ports of 127.0.0.1; no root is needed. Roles are enforced (RBAC), certificates are
 checked. The kubeconfig has the contexts `main` (may do everything), `nobody` (is known, may do nothing), `unreachable` (nothing listens).
@@ -13,6 +13,7 @@ lock exclusively, nobody is left, and it stops the servers and ends. A killed te
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import ctypes
@@ -28,11 +29,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, cast
 
 from tests.kubernetes.api import Api
 
 VERSION = "1.20.2"
+Kind = Literal["server", "controllers", "full"]
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 START_S = 120.0
 ROOT = Path(__file__).parents[2]
@@ -65,11 +67,12 @@ def was_built() -> bool:
 
 
 @contextlib.contextmanager
-def borrowed(directory: Path, *, nodes: bool = True) -> Iterator[Path]:
+def borrowed(directory: Path, kind: Kind = "full") -> Iterator[Path]:
     """The kubeconfig of the control plane in a directory, which is started if it does not run, and stopped when the last borrower left.
 
     Args:
-        nodes: with controllers, scheduler and nodes by script; else an API server alone, which keeps what it is told and does nothing.
+        kind: "server": an API server alone, which keeps what it is told and does nothing; "controllers": it, controllers and scheduler, for
+            nodes that are somebody else's; "full": all that, and nodes by script.
     Raises:
         ControlPlaneError: it does not become ready within 120 seconds.
     """
@@ -77,12 +80,12 @@ def borrowed(directory: Path, *, nodes: bool = True) -> Iterator[Path]:
     with _locked(directory / "users.lock", fcntl.LOCK_SH):
         with _locked(directory / "start.lock", fcntl.LOCK_EX):
             if not (_is_held(directory / "keeper.lock") and (directory / "ready").exists()):
-                _start_keeper(directory, "full" if nodes else "plain")
+                _start_keeper(directory, kind)
         yield directory / "kubeconfig"
 
 
-def _start_keeper(directory: Path, kind: str) -> None:
-    command = [sys.executable, "-m", "tests.kubernetes.control_plane", "--keep", kind, str(directory)]
+def _start_keeper(directory: Path, kind: Kind) -> None:
+    command = [sys.executable, "-m", "tests.kubernetes.control_plane", "--keep", "--kind", kind, str(directory)]
     (directory / "ready").unlink(missing_ok=True)  # of a keeper that was killed
     with open(directory / "keeper.log", "wb") as log:
         keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
@@ -116,14 +119,14 @@ def _is_held(path: Path) -> bool:
 # -- keeping ----------------------------------------------------------------------------------------------------------------------------
 
 
-def keep(directory: Path, kind: str) -> None:
+def keep(directory: Path, kind: Kind) -> None:
     """Run the servers until nobody borrows them; the body of the keeper process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with _locked(directory / "keeper.lock", fcntl.LOCK_EX), open(directory / "users.lock", "ab") as users:
         (directory / "ready").unlink(missing_ok=True)
         servers = Servers(directory)
         try:
-            servers.start(nodes=kind == "full")
+            servers.start(kind)
             (directory / "ready").touch()
             while True:
                 with contextlib.suppress(BlockingIOError):
@@ -145,7 +148,7 @@ class Servers:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
 
-    def start(self, *, nodes: bool) -> None:
+    def start(self, kind: Kind) -> None:
         """Start all, and wait until they can be used.
 
         Raises:
@@ -161,12 +164,15 @@ class Servers:
                 self.stop()
                 if "address already in use" not in str(exc) or attempt == 3:
                     raise
-        if nodes:
-            self._start_controllers()
-            with Api(self.kubeconfig, "main") as api:
+        if kind == "server":
+            return
+        self._start_controllers()
+        with Api(self.kubeconfig, "main") as api:
+            if kind == "full":
+                self._run("nodes", program=[sys.executable, "-m", "tests.kubernetes.fake_node", str(self.kubeconfig)], directory=ROOT)
                 self._wait("its nodes to be ready", lambda: _has_nodes(api), deadline)
-                account = "/api/v1/namespaces/default/serviceaccounts/default"
-                self._wait("the account `default`", lambda: api.find(account) is not None, deadline)
+            account = "/api/v1/namespaces/default/serviceaccounts/default"
+            self._wait("the account `default`", lambda: api.find(account) is not None, deadline)
 
     def _start_servers(self, client_port: int, peer_port: int, port: int, deadline: float) -> None:
         directory = self.directory
@@ -204,7 +210,6 @@ class Servers:
             "--concurrent-statefulset-syncs=10", "--concurrent-namespace-syncs=5", "--cert-dir=certs",
         )  # fmt: skip
         self._run("kube-scheduler", *common, "--cert-dir=certs")
-        self._run("nodes", program=[sys.executable, "-m", "tests.kubernetes.fake_node", str(self.kubeconfig)], directory=ROOT)
 
     def check(self) -> None:
         """Raise ControlPlaneError if one of them has ended."""
@@ -316,15 +321,22 @@ def _end_of(path: Path, characters: int = 2000) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["--keep"]:
+    parser = argparse.ArgumentParser(prog="python -m tests.kubernetes.control_plane", description="Runs a control plane until Ctrl-C.")
+    parser.add_argument("directory", nargs="?", type=Path)
+    parser.add_argument("--kind", choices=["server", "controllers", "full"], default="full")
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)  # be the keeper
+    given = parser.parse_args(arguments)
+    directory = (given.directory or Path(tempfile.mkdtemp(prefix="fondaco-control-plane-"))).resolve()
+    kind = cast("Kind", given.kind)
+    if given.keep:
         try:
-            keep(Path(arguments[2]).resolve(), arguments[1])
+            keep(directory, kind)
         except ControlPlaneError as exc:
             sys.exit(str(exc))
         return
-    directory = Path(arguments[0] if arguments else tempfile.mkdtemp(prefix="fondaco-control-plane-")).resolve()
-    with borrowed(directory) as kubeconfig:
+    with borrowed(directory, kind) as kubeconfig:
         print(f"export KUBECONFIG={kubeconfig}\nCtrl-C stops it", flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
 

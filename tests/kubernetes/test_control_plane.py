@@ -147,7 +147,7 @@ def test_borrowers_share_one_control_plane_and_the_last_one_ends_it(cluster, tmp
     program = """
 import pathlib, sys
 from tests.kubernetes.control_plane import borrowed
-with borrowed(pathlib.Path(sys.argv[1]), nodes=False) as kubeconfig:
+with borrowed(pathlib.Path(sys.argv[1]), "server") as kubeconfig:
     print(kubeconfig.name, flush=True)
     sys.stdin.read()
 """
