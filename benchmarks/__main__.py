@@ -38,6 +38,9 @@ NAMES = (
     "graph_served",
     "graph_loader",
     "graph_scale",
+    "service_start",
+    "service_many",
+    "train_start",
 )
 
 

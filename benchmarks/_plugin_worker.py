@@ -3,7 +3,7 @@ stdin, one JSON answer a line on stdout.
 
 flytekitplugins-k8sdataservice 1.16.31 as its connector runs it, with what keeps it from working at all set right: Port and Replicas are
 whole numbers (a Flyte task delivers none or 40000.0), the client is pointed at a kubeconfig (it knows only in-cluster configuration), and
-the client's own validation is off (its models of 2022 refuse answers of the server). Imports nothing of this repository.
+a model of that client of 2022 is relaxed (it refuses answers of the server). Imports nothing of this repository.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,9 +23,14 @@ os.environ["FLYTE_SDK_LOGGING_LEVEL"] = "60"
 logging.disable(logging.CRITICAL)
 from flytekit import logger  # noqa: E402
 from flytekitplugins.k8sdataservice.connector import DataServiceConnector  # noqa: E402
+
 from kubernetes import client, config  # noqa: E402
 
 logger.setLevel(logging.CRITICAL)
+# Servers before 1.22 do not have this field, and this client of 2022 takes its absence for an error, after the object has been made.
+client.V1StatefulSetStatus.available_replicas = property(
+    lambda status: status._available_replicas, lambda status, value: setattr(status, "_available_replicas", value)
+)
 NAMESPACE = "flyte"
 _PHASES = {1: "QUEUED", 2: "RUNNING", 3: "SUCCEEDED", 5: "FAILED"}
 _connectors: dict[str, DataServiceConnector] = {}
@@ -34,7 +40,6 @@ def _connector(kubeconfig: str) -> DataServiceConnector:
     if kubeconfig not in _connectors:
         settings = client.Configuration()
         config.load_kube_config(kubeconfig, client_configuration=settings)
-        settings.client_side_validation = False
         client.Configuration.set_default(settings)
         api = client.ApiClient(settings)
         made = DataServiceConnector()
@@ -71,9 +76,34 @@ def remove(*, kubeconfig: str, name: str) -> dict[str, Any]:
     return {}
 
 
+def storm(*, kubeconfig: str, callers: int, names: int) -> dict[str, Any]:
+    """Many creates at once, as the connector's server calls it: in threads of one process, on its one object."""
+    connector = _connector(kubeconfig)
+    base = {"Image": "example/none", "Command": ["serve"], "Cluster": None, "Port": 40000, "Replicas": 1}
+
+    def create(caller: int) -> str:
+        name = f"storm-{caller % names}"
+        try:
+            meta = connector.create(SimpleNamespace(custom=base | {"Name": name}), "")
+        except Exception as exc:
+            return type(exc).__name__
+        return "ok" if meta.name == name else "misled"
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(callers) as pool:
+        said = list(pool.map(create, range(callers)))
+    seconds = time.perf_counter() - began
+    made = connector.k8s_manager.apps_v1_api.list_namespaced_stateful_set(NAMESPACE).items
+    services = [one.metadata.name for one in made if one.metadata.name.startswith("storm-")]
+    for number in range(names):
+        remove(kubeconfig=kubeconfig, name=f"storm-{number}")
+    bad = [one for one in said if one not in ("ok", "misled")]
+    return {"seconds": seconds, "services": len(services), "errors": len(bad), "misled": said.count("misled")}
+
+
 def main() -> None:
     """Answer until stdin ends."""
-    requests = {"ensure": ensure, "remove": remove}
+    requests = {"ensure": ensure, "remove": remove, "storm": storm}
     for line in sys.stdin:
         arguments = json.loads(line)
         try:

@@ -33,6 +33,7 @@ CONNECT_S: Final = 3.0
 PUT_OFF_S: Final = 1.0  # so long is waited if the server asks for it
 PAGE: Final = 1000
 _DENIED = re.compile(r'User "([^"]*)" cannot (\S+) resource "([^"]*)"(?: in API group "([^"]*)")?(?: in the namespace "([^"]*)")?')
+_PREPARING: Final = threading.Lock()
 _SCHEMA: Final = ("failed to create typed", "field not declared in schema", ".spec", "unmarshal")  # of a 500 that is about our object
 
 
@@ -96,6 +97,9 @@ class _Status(msgspec.Struct):
     message: str = ""
     reason: str = ""
     details: _Details | None = None
+
+
+_STATUS: Final = msgspec.json.Decoder(_Status)
 
 
 class _ListMeta(msgspec.Struct, frozen=True, rename={"go_on": "continue"}):
@@ -209,7 +213,7 @@ class Client:
     def _refuse(self, answer: httpx2.Response, verb: str, resource: str) -> None:
         """Raise what an answer of 400 and above means; returns for an object that is not there."""
         try:
-            status = msgspec.json.decode(answer.content, type=_Status)
+            status = _STATUS.decode(answer.content)
         except msgspec.MsgspecError:
             status = _Status(answer.text[:500])
         message, code = status.message or answer.reason_phrase, answer.status_code
@@ -268,7 +272,7 @@ class Requests:
         return self._pages(kind, item, labels, fields, pages)
 
     def _pages(self, kind: Kind, item: type[T], labels: str, fields: str, pages: int) -> list[T]:
-        page_of = _page_type(cast("Hashable", item))
+        decoder = _page_decoder(cast("Hashable", item))
         found: list[T] = []
         query: Query = {"limit": PAGE}
         query |= {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
@@ -276,7 +280,7 @@ class Requests:
             said = self._client.send(self._deadline, "list", kind.resource, "GET", self._path(kind), query=query)
             if said is None:
                 break
-            page = msgspec.json.decode(said, type=page_of)
+            page = decoder.decode(said)
             found += page.items or []
             if not page.metadata.go_on:
                 break
@@ -315,8 +319,13 @@ class Requests:
         return f"{kind.api}/namespaces/{self._client.namespace}/{kind.plural}" + (f"/{name}" if name else "")
 
 
+def _page_decoder(item: Hashable) -> msgspec.json.Decoder[Any]:
+    """Decodes a page of a list of such items. Made by one thread: msgspec prepares a type at its first use, and two at once crash it."""
+    with _PREPARING:
+        return _made_page_decoder(item)
+
+
 @functools.cache
-def _page_type(item: Hashable) -> Any:
-    """A page of a list of such items."""
+def _made_page_decoder(item: Hashable) -> msgspec.json.Decoder[Any]:
     fields = [("items", list[item] | None, None), ("metadata", _ListMeta, _ListMeta())]  # type: ignore[valid-type]
-    return msgspec.defstruct("Page", fields)
+    return msgspec.json.Decoder(msgspec.defstruct("Page", fields))
