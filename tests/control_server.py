@@ -42,9 +42,9 @@ def rows(count: int, *, first: int = 0) -> pa.Table:
 class ControlServer:
     """`python -m fondaco.control.serve` at work. Close it, or use it as a context manager."""
 
-    def __init__(self, directory: Path, *arguments: str, scheme: str = "http", verify: Any = True) -> None:
+    def __init__(self, directory: Path, *arguments: str, scheme: str = "http", verify: Any = True, port: int | None = None) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = free_port() if port is None else port
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.log_file = directory.with_name(f"{directory.name}-control.log")
         command = [sys.executable, "-W", "error", "-m", "fondaco.control.serve", str(directory), "--port", str(self.port), *arguments]
