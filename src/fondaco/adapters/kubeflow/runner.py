@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fondaco.services.spec import ServiceSpec
 
 TRAIN_JOBS: Final = Kind(GROUP, VERSION, "trainjobs")
+_NO_SUCH_KIND: Final = ("could not find the requested resource", "404 page not found")  # of this version, of this group
 EVERY_S: Final = (0.5, 5.0)  # between two looks: at first, and at most
 
 
@@ -112,7 +113,7 @@ class TrainJobs:
         try:
             client.within().apply(TRAIN_JOBS, manifest)
         except RefusedError as exc:
-            if "could not find the requested resource" not in exc.message:
+            if not any(said in exc.message for said in _NO_SUCH_KIND):
                 raise
             raise InputError(
                 f"cluster {self.cluster!r} has no TrainJobs ({GROUP}/{VERSION}): install Kubeflow Trainer 2 there, or name another cluster"
