@@ -15,7 +15,10 @@ from leftover_services import end_services
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "internals").glob("*.md"))]
-FOREIGN_WARNINGS = ["-W", "ignore:`torch.jit.script` is deprecated:DeprecationWarning"]  # importing torch_geometric 2.8 on torch 2.13
+FOREIGN_WARNINGS = [
+    "-W", "ignore:`torch.jit.script` is deprecated:DeprecationWarning",  # importing torch_geometric 2.8 on torch 2.13
+    "-W", "ignore:Support for class-based `config` is deprecated:DeprecationWarning",  # importing flyte.io of 2.12 on pydantic 2.14
+]  # fmt: skip
 _BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
