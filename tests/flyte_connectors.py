@@ -9,35 +9,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from waiting import PATIENCE_S, wait_for
 
-_CHILD = """
-import sys
-from pathlib import Path
-from fondaco.adapters.connector import ConnectorOptions, run_connector
-from fondaco.core.program import run_program
-from fondaco.platform import Platform
-
-def work():
-    options = ConnectorOptions(**eval(sys.argv[2]))
-    with Platform.open(sys.argv[1], create=False) as platform:
-        run_connector(platform.services, options)
-
-sys.exit(run_program(work))
-"""
+FONDACO = [sys.executable, "-W", "error", "-c", "from fondaco.cli import main; main()"]
 
 
 @dataclass
 class ConnectorProcess:
-    """A connector that runs. address: "host:port". log: what it has said."""
+    """A connector that runs. address: "host:port". log: what it has said. ends_with: exit codes that are no mistake."""
 
     process: subprocess.Popen[bytes]
     log_file: Path
     address: str = ""
     metrics_url: str = ""
+    ends_with: set[int] = field(default_factory=lambda: {0, -signal.SIGKILL})
 
     @property
     def log(self) -> str:
@@ -56,25 +44,25 @@ class ConnectorProcess:
 
 
 @contextmanager
-def connector(directory: Path, **options: object) -> Iterator[ConnectorProcess]:
-    """Run a connector on a platform's directory until the block is left.
+def connector(directory: Path, *options: str) -> Iterator[ConnectorProcess]:
+    """Run `fondaco service connector` on a platform's directory until the block is left.
 
     Args:
-        options: of ConnectorOptions; ports default to free ones.
+        options: of the command; ports are free ones unless they say otherwise.
     """
-    given = {"port": 0, "metrics_port": 0, "drain_s": 5.0} | options
     log_file = directory.parent / f"connector-{time.monotonic_ns()}.log"
+    command = [*FONDACO, "service", "connector", "--dir", str(directory), "--port", "0", "--metrics-port", "0", "--drain", "5s", *options]
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _CHILD, str(directory), repr(given)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     running = ConnectorProcess(process, log_file)
     try:
         wait_for(lambda: "connector listens on" in running.log or process.poll() is not None, f"a connector; it said: {running.log}")
-        found = re.search(r"connector listens on (\S+) .*?(?:metrics on (\S+);|;)", running.log)
+        found = re.search(r"connector listens on (\S+) ", running.log)
         assert found is not None, running.log
-        running.address, running.metrics_url = found[1], found[2] or ""
+        running.address = found[1]
+        metrics = re.search(r"metrics on (\S+);", running.log)
+        running.metrics_url = metrics[1] if metrics else ""
         yield running
     finally:
-        if running.stop() != 0 and process.returncode != -signal.SIGKILL:
+        if running.stop() not in running.ends_with:
             raise AssertionError(f"the connector ended with {process.returncode}: {running.log}")

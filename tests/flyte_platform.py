@@ -98,14 +98,14 @@ class FlytePlatform:
 
 
 @contextmanager
-def flyte_platform(directory: Path, *, replicas: int = 2, **options: Any) -> Iterator[FlytePlatform]:
+def flyte_platform(directory: Path, *options: str, replicas: int = 2) -> Iterator[FlytePlatform]:
     """A new platform with `replicas` of a connector; everything ends with the block.
 
     Args:
-        options: of ConnectorOptions.
+        options: of `fondaco service connector`.
     """
     with fd.open(directory) as platform, ExitStack() as stack:
-        connectors = [stack.enter_context(connector(directory, **options)) for _ in range(replicas)]
+        connectors = [stack.enter_context(connector(directory, *options)) for _ in range(replicas)]
         made = FlytePlatform(directory, platform, connectors)
         try:
             yield made
