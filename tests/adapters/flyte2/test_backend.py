@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -114,3 +118,37 @@ def test_a_service_that_vanished_is_made_again_by_the_next_attempt(here: FlytePl
     again = backend.create(template("vanishing", after_s=20.0), Execution("vanishing", attempt=1))
     assert here.holders(name) == {"flyte:graphs/development/vanishing/n0"}
     backend.abort(again)
+
+
+_FLYTES_OWN = """
+import asyncio, importlib, grpc
+from flyte.connectors._server import AsyncConnectorService, ConnectorMetadataService
+from flyteidl2.connector.service_pb2_grpc import (
+    add_AsyncConnectorServiceServicer_to_server, add_ConnectorMetadataServiceServicer_to_server)
+importlib.import_module("fondaco.adapters.flyte2")  # what its --modules does
+async def main():
+    server = grpc.aio.server()
+    add_AsyncConnectorServiceServicer_to_server(AsyncConnectorService(), server)
+    add_ConnectorMetadataServiceServicer_to_server(ConnectorMetadataService(), server)
+    print("port", server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+asyncio.run(main())
+"""
+
+
+def test_flytes_own_connector_server_serves_it_too(here: FlytePlatform, tmp_path: Path) -> None:
+    output = tmp_path / "server.log"
+    with output.open("wb") as log:
+        environ = os.environ | {"FONDACO_DIR": str(here.directory)}
+        server = subprocess.Popen([sys.executable, "-c", _FLYTES_OWN], env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: "port " in output.read_text() or server.poll() is not None, "the server to listen")
+        port = output.read_text().partition("port ")[2].split()[0]
+        with Backend(Flyte2(), [f"127.0.0.1:{port}"]) as backend:
+            outputs = backend.run(template("own-server", Replicas=2), Execution("own-server"))
+        assert len(outputs["endpoints"]) == 2
+        assert here.holders(outputs["name"]) == {"flyte:graphs/development/own-server/n0"}
+    finally:
+        server.kill()
+        server.wait()
