@@ -170,9 +170,7 @@ class Authority:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-            )
+            .add_extension(names, critical=False)
             .sign(by, hashes.SHA256())
         )
         files = self._directory / f"{name}.pem", self._directory / f"{name}.key"
