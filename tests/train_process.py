@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import fondaco as fd
 from waiting import PATIENCE_S, wait_for
 
 FONDACO = [sys.executable, "-c", "from fondaco.cli import main; main()"]
@@ -58,6 +59,17 @@ def training(directory: Path, *arguments: str, log: Path) -> Iterator[subprocess
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(15)
             process.kill()
+
+
+@contextlib.contextmanager
+def removing_services(directory: Path) -> Iterator[None]:
+    """At the end, no service of a platform is left."""
+    try:
+        yield
+    finally:
+        with fd.open(directory) as platform:
+            for status in platform.services.list():
+                platform.services.delete(status.service, force=True)
 
 
 def marked(mark: str) -> list[int]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fondaco.core.errors import FondacoError, ServiceNotFoundError
+from fondaco.core.units import parse_duration_us
 from fondaco.models.request import Resolved, RunPlatform
 from fondaco.models.runs import BEAT_S, RunRecord
 from fondaco.models.variables import Served
@@ -114,10 +115,11 @@ def supplied(
         as `Services.ensure`.
     """
     supply = Supply(platform, resolved, record.run_id, lease=lease, say=say)
+    every_s = min(BEAT_S, parse_duration_us(lease) / 3e6)
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.wait(BEAT_S):
+        while not stop.wait(every_s):
             record.beat()
             if supply.served:
                 supply.look_after()
