@@ -282,6 +282,7 @@ def test_a_program_that_never_stops_talking_does_not_fill_the_disk(local: LocalP
         (ServiceSpec("web", image="registry/image"), "command: a service of this machine needs a command"),
         (ServiceSpec("web", command=["no-such-program"]), r"command\[0\]: the program 'no-such-program' is in none of PATH's folders"),
         (ServiceSpec("web", command=["/no/such"]), r"command\[0\]: the program '/no/such' is not there, or may not be executed"),
+        (shell("", replicas=65), "replicas: 65 are more processes than one machine should run; 64 at most here"),
         (shell("", secrets={"TOKEN": "secret/key"}), r"secrets\.TOKEN: 'secret/key' is no secret of this machine; write \"env:NAME\""),
         (shell("", secrets={"TOKEN": "file:relative"}), r"secrets\.TOKEN: 'relative' is not absolute"),
         (shell("", volumes=[{"path": "/data", "claim": "c"}]), r"volumes\[0\]: /data: this machine has no claims"),

@@ -173,7 +173,7 @@ class RunningInstance:
             if (obstacle := ports.obstacle(self.plan.host, port)) is not None:
                 return f"could not be started: {obstacle} (port {name!r})"
         try:
-            self.plan.cwd.mkdir(parents=True, exist_ok=True)
+            self.plan.cwd.mkdir(exist_ok=True)  # not its parents: a service whose directory was removed is over
         except OSError as exc:
             return f"could not be started: {self.plan.cwd} cannot be made: {exc}"
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -38,8 +39,14 @@ def observe(place: Place) -> Observed:
     instances, known = _instances(place, kept, state, keeper)
     total = kept.replicas if kept is not None else len(instances)
     ready = sum(instance.phase is Phase.READY for instance in instances)
-    drift = _drift(kept, damage, keeper)
-    phase, what = _phase(kept, state, known, ready, total, keeper, place)
+    stopped = bool(keeper) and (seen := tree.see(keeper or 0)) is not None and seen.state == "T"
+    drift = _drift(damage, keeper, stopped=stopped)
+    if stopped:
+        phase, what = Phase.DEGRADED, f"its keeper (process {keeper}) is stopped by a signal; apply lets it go on"
+    elif keeper is None:
+        phase, what = _without_keeper(place, state)
+    else:
+        phase, what = _phase(kept, state, known, ready, total)
     if removing is not None:
         phase, what, drift = Phase.REMOVING, "it is being stopped" if keeper is not None else "it is to be removed; nothing keeps it", ()
     elif damage:
@@ -90,10 +97,16 @@ def _desired(kept: Kept | None) -> Desired | None:
     if kept is None:
         return None
     try:
-        spec = ServiceSpec.from_dict(kept.spec)
+        spec = _spec(msgspec.json.encode(kept.spec))
     except InputError:
         return None  # written by another Fondaco, with settings that we do not know
     return Desired(kept.service, kept.incarnation, spec, kept.replicas, kept.annotations)
+
+
+@functools.lru_cache(maxsize=4096)
+def _spec(document: bytes) -> ServiceSpec:
+    """To check a spec costs as much as all else here, and those who look, look again and again at the same."""
+    return ServiceSpec.from_dict(msgspec.json.decode(document))
 
 
 def _instances(place: Place, kept: Kept | None, state: State | None, keeper: int | None) -> tuple[list[Instance], list[KeptInstance]]:
@@ -114,30 +127,25 @@ def _instances(place: Place, kept: Kept | None, state: State | None, keeper: int
     return result, [known[index] for index in wanted if index in known]
 
 
-def _drift(kept: Kept | None, damage: str, keeper: int | None) -> tuple[str, ...]:
-    drift = []
-    if damage:
-        drift.append(damage)
+def _drift(damage: str, keeper: int | None, *, stopped: bool) -> tuple[str, ...]:
+    drift = [damage] if damage else []
     if keeper is None:
         drift.append("no keeper runs")
-    elif keeper and (seen := tree.see(keeper)) is not None and seen.state == "T":
+    elif stopped:
         drift.append(f"its keeper (process {keeper}) is stopped by a signal")
     return tuple(drift)
 
 
-def _phase(
-    kept: Kept | None, state: State | None, known: Sequence[KeptInstance], ready: int, total: int, keeper: int | None, place: Place
-) -> tuple[Phase, str]:
-    """The phase of the whole, and why it is not READY."""
-    if keeper is None:
-        was_ready = state is not None and any(one.was_ready for one in state.instances)
-        if state is None:
-            last = tail(place.path / "keeper.log", 1)
-            return Phase.STARTING, "its keeper does not run yet" + (f"; the last one said: {last[0]}" if last else "")
-        how = f"its keeper (process {state.keeper}) has ended, and its instances with it; apply starts it again"
-        return (Phase.DEGRADED if was_ready else Phase.STARTING), how
-    if (seen := tree.see(keeper)) is not None and seen.state == "T":
-        return Phase.DEGRADED, f"its keeper (process {keeper}) is stopped by a signal; apply lets it go on"
+def _without_keeper(place: Place, state: State | None) -> tuple[Phase, str]:
+    if state is None:
+        last = tail(place.path / "keeper.log", 1)
+        return Phase.STARTING, "its keeper does not run yet" + (f"; the last one said: {last[0]}" if last else "")
+    how = f"its keeper (process {state.keeper}) has ended, and its instances with it; apply starts it again"
+    return (Phase.DEGRADED if any(one.was_ready for one in state.instances) else Phase.STARTING), how
+
+
+def _phase(kept: Kept | None, state: State | None, known: Sequence[KeptInstance], ready: int, total: int) -> tuple[Phase, str]:
+    """The phase of the whole while its keeper is at work, and why it is not READY."""
     outdated = [one for one in known if not one.current]
     behind = state is None or kept is None or state.sequence != kept.sequence
     if ready == total == len(known) and not behind and not outdated:

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from fondaco.core.errors import CorruptFileError, FormatVersionError, InputError, StateError, UnavailableError
+from fondaco.core.errors import CorruptFileError, InputError, StateError, UnavailableError
 from fondaco.core.files import os_errors
 from fondaco.services.local import ports, tree
 from fondaco.services.local.files import SERVICES_DIRECTORY, Kept, Place, State, locked, places
@@ -32,6 +32,7 @@ from fondaco.services.provisioner import Desired, Observed, Phase
 from fondaco.services.spec import ServiceSpec, Volume, filled
 
 HOST: Final = "127.0.0.1"
+INSTANCES_MAX: Final = 64  # of one service: each is a process, often of 100 MB; thousands by a slip of the hand take a machine down
 _SOON_S: Final = 2.0  # a removal waits so long for processes that obey at once, so that one call is enough for most
 
 
@@ -208,7 +209,7 @@ def _kept_before(place: Place, desired: Desired) -> Kept | None:
         raise StateError(f"service {place.service} is there as incarnation {incarnation}, not {desired.incarnation}; remove that one first")
     try:
         return place.read_kept()
-    except (CorruptFileError, FormatVersionError):
+    except CorruptFileError:
         return None
 
 
@@ -216,7 +217,7 @@ def _incarnation(place: Place, otherwise: int) -> int:
     """Whose the directory is, as far as any of its files can be read."""
     try:
         kept = place.read_kept()
-    except (CorruptFileError, FormatVersionError):
+    except CorruptFileError:
         kept = None
     if kept is not None:
         return kept.incarnation
@@ -227,7 +228,7 @@ def _incarnation(place: Place, otherwise: int) -> int:
 def _state_before(place: Place) -> State | None:
     try:
         return place.read_state()
-    except (CorruptFileError, FormatVersionError):
+    except CorruptFileError:
         return None
 
 
@@ -256,6 +257,10 @@ def _check_shape(spec: ServiceSpec, replicas: int) -> None:
     """
     if not spec.command:
         raise InputError("command: a service of this machine needs a command; images are for Kubernetes")
+    if replicas > INSTANCES_MAX:
+        raise InputError(
+            f"replicas: {replicas} are more processes than one machine should run; {INSTANCES_MAX} at most here, any number on Kubernetes"
+        )
     check_secrets(spec.secrets)
     ports.check_fixed(spec.ports, replicas=replicas)
     for index, volume in enumerate(spec.volumes):
