@@ -228,6 +228,16 @@ def test_a_cluster_that_does_not_answer_is_an_answer_for_an_hour(services: Servi
     assert get(services, meta).phase is TaskPhase.SUCCEEDED
 
 
+def test_exports_that_the_service_has_no_port_for_fail_the_task_with_words(services: Services) -> None:
+    create(services, config(Name="routes"), holder=HOLDER)
+    reuse = DataServiceConfig(ExistingReleaseName="routes", Exports={"METRICS": "{endpoints.metrics}"})
+    state = get(services, create(services, reuse, holder="another"))
+    assert state.phase is TaskPhase.FAILED
+    assert "METRICS" in state.message
+    with pytest.raises(InputError, match=r"Exports.A: '\{nope\}' names"):
+        DataServiceConfig(ExistingReleaseName="routes", Exports={"A": "{nope}"})
+
+
 def test_a_catalog_that_does_not_answer_is_an_answer_too(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = create(services, config(), holder=HOLDER)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
+from flyteidl2.connector import connector_pb2
+from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub
 
 from flyte2_backend import Flyte2, template2_of
 from flyte_backend import Backend, Execution, Phase, TaskFailedError
@@ -51,6 +53,19 @@ def test_outputs_arrive_typed_as_declared_and_lead_to_the_service(here: FlytePla
         assert answer["COLOR"] == "red"
         assert answer["SERVER_PORT"] == endpoint.rpartition(":")[2], "numbers arrive as numbers"
         assert answer["GE_COUNT"] == "2"
+
+
+def test_logs_are_told(here: FlytePlatform, backend: Backend) -> None:
+    run = backend.create(template("logs"), Execution("logs"))
+    backend.wait(run)
+    with grpc.insecure_channel(here.connectors[0].address) as channel:
+        request = connector_pb2.GetTaskLogsRequest(task_category=connector_pb2.TaskCategory(name=TASK_TYPE), resource_meta=run.metadata)
+
+        def said() -> bool:
+            (answer,) = AsyncConnectorServiceStub(channel).GetTaskLogs(request, timeout=10)
+            return any("serving" in line.message for line in answer.body.lines)
+
+        wait_for(said, "the instance's first line")
 
 
 def test_create_repeated_after_lost_answers_makes_one_service_with_one_holder(here: FlytePlatform, backend: Backend) -> None:

@@ -18,7 +18,7 @@ import pytest
 from flyte.errors import RuntimeUserError
 
 import fondaco as fd
-from flyte2_backend import Flyte2, Proxy, registered
+from flyte2_backend import Flyte2, Proxy, registered, template2_of
 from flyte_backend import Backend, Execution
 from flyte_platform import FlytePlatform, flyte_platform, serving_command
 from fondaco.adapters.data_service import TaskPhase, local
@@ -215,6 +215,29 @@ def test_retries_of_a_local_run_go_on_where_another_attempt_may_help() -> None:
     with registered(connector), pytest.raises(RuntimeUserError, match="as told"):
         flyte.run(DataServiceTask("told", CONFIG).override(retries=1))
     assert connector.deleted == 2
+
+
+def test_a_local_run_ends_with_the_tasks_timeout() -> None:
+    connector = Scripted(TaskPhase.INITIALIZING)
+    with registered(connector), pytest.raises(RuntimeUserError, match="not ready within 1 s: as told"):
+        flyte.run(DataServiceTask("told", CONFIG, timeout=1))
+    assert connector.deleted == 1
+
+
+def test_tasks_travel_as_flyte_bundles_them(local_platform: FlytePlatform) -> None:
+    import cloudpickle
+
+    task = cloudpickle.loads(cloudpickle.dumps(DataServiceTask("echo", CONFIG, retries=2)))
+    assert task.service_config == CONFIG
+    assert template2_of(task).custom["Graph"] == "ring"
+    held = data_service_environment("bundled", CONFIG)
+
+    @held.task
+    async def nothing() -> int:
+        return 1
+
+    there = cloudpickle.loads(cloudpickle.dumps(nothing))
+    assert (there.task_type, there.plugin_config.configs) == ("python", (CONFIG,))
 
 
 def test_a_local_run_that_is_cancelled_gives_its_lease_back(local_platform: FlytePlatform) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from fondaco.core.errors import InputError, near_name
 from fondaco.core.units import parse_duration_us
-from fondaco.services.spec import ServiceSpec
+from fondaco.services.spec import ServiceSpec, words_of
 
 PORT: Final = 40_000  # what the plugin documents for a service of which only the image is said
 HOLD: Final = "6h"
@@ -133,6 +133,8 @@ class DataServiceConfig:
         Raises:
             InputError: as when the config was made.
         """
+        for name, text in (self.Exports or {}).items():
+            words_of(text, path=f"Exports.{name}", inside=False)
         if self.ExistingReleaseName and not self._says_more():
             return None
         document = _document(self)

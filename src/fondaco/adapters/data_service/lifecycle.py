@@ -24,7 +24,7 @@ from fondaco.adapters.data_service.bounded import within
 from fondaco.adapters.data_service.config import DataServiceConfig
 from fondaco.adapters.data_service.meta import DataServiceMeta
 from fondaco.adapters.data_service.state import DataServiceOutputs, TaskPhase, TaskState
-from fondaco.core.errors import AlreadyExistsError, DeadlineExceededError, FondacoError, ServiceNotFoundError
+from fondaco.core.errors import AlreadyExistsError, DeadlineExceededError, FondacoError, InputError, ServiceNotFoundError
 from fondaco.services.provisioner import Phase
 from fondaco.services.spec import ServiceSpec
 
@@ -88,6 +88,8 @@ def get(services: Services, meta: DataServiceMeta, *, lease: str = LEASE, answer
         if not meta.existing and _age_s(meta) < CREATING_S:
             return TaskState(TaskPhase.INITIALIZING, f"service {meta.service} is being made")
         return TaskState(TaskPhase.RETRYABLE_FAILED, f"service {meta.service} is gone; another attempt makes it again")
+    except InputError as exc:
+        return TaskState(TaskPhase.FAILED, str(exc))
     except FondacoError as exc:
         return _silent(meta, str(exc))
 

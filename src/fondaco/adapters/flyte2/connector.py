@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from flyte.connectors import AsyncConnector, Resource, ResourceMeta
+from flyteidl2.connector.connector_pb2 import GetTaskLogsResponse, GetTaskLogsResponseBody
 from flyteidl2.core.execution_pb2 import TaskExecution, TaskLog
 from flyteidl2.core.tasks_pb2 import TaskTemplate
+from flyteidl2.logs.dataplane.payload_pb2 import LogLine, LogLineOriginator
 from google.protobuf import json_format
 
 from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig, DataServiceMeta, create, delete, get, holder_of
@@ -21,6 +23,9 @@ from fondaco.adapters.flyte2.literals import typed_outputs
 
 if TYPE_CHECKING:
     from fondaco.services.manager import Services
+
+
+LOG_LINES: Final = 100
 
 
 class DataServiceResource(ResourceMeta):  # type: ignore[misc]
@@ -77,6 +82,12 @@ class DataServiceConnector(AsyncConnector[DataServiceResource]):  # type: ignore
     async def delete(self, resource_meta: DataServiceResource, **connection: Any) -> None:
         """See `data_service.delete`."""
         await asyncio.to_thread(lambda: delete(self._services(), resource_meta.meta))
+
+    async def get_logs(self, resource_meta: DataServiceResource, **connection: Any) -> GetTaskLogsResponse:
+        """The newest lines of the service's instances, each with its instance's number; without times, which the cluster does not tell."""
+        found = await asyncio.to_thread(lambda: self._services().logs(resource_meta.meta.service, lines=LOG_LINES))
+        lines = [LogLine(message=line, originator=LogLineOriginator.USER) for line in found]
+        return GetTaskLogsResponse(body=GetTaskLogsResponseBody(lines=lines))
 
     def for_this_process(self, resource_meta: DataServiceResource) -> DataServiceResource:
         """The metadata of a local run: what it gets is held as long as its process renews it. With policy "keep", nothing changes."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-import itertools
+import logging
 import os
+import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from flyte.connectors import ConnectorRegistry
@@ -23,7 +25,7 @@ from flyteidl2.connector.connector_pb2 import TaskExecutionMetadata
 from flyteidl2.core import identifier_pb2
 from flyteidl2.core.execution_pb2 import TaskExecution
 
-from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig, TaskPhase
+from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig
 from fondaco.adapters.flyte2.connector import DataServiceConnector
 from fondaco.core.errors import InputError
 
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.2  # local runs; grows to POLL_S_MAX
 POLL_S_MAX: Final = 2.0
 _OUTPUTS: Final = {"name": str, "endpoints": list[str], "env": dict[str, str]}
-_PHASES: Final = {TaskExecution.Phase.Value(phase.value): phase for phase in TaskPhase}
+_UNDER_WAY: Final = (TaskExecution.QUEUED, TaskExecution.WAITING_FOR_RESOURCES, TaskExecution.INITIALIZING, TaskExecution.RUNNING)
+_LOGGER = logging.getLogger(__name__)
 
 
 class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
@@ -89,32 +92,34 @@ class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
         try:
             meta = await asyncio.shield(creating)
         except asyncio.CancelledError:  # it goes on, and what it takes would be nobody's: it answers within seconds
-            await connector.delete(await creating)
+            await _given_back(connector, await creating)
             raise
         if isinstance(connector, DataServiceConnector):
             meta = connector.for_this_process(meta)
         try:
             outputs = await self._wait(connector, meta)
         except BaseException:
-            await asyncio.shield(connector.delete(meta))
+            await asyncio.shield(_given_back(connector, meta))
             raise
         if isinstance(connector, DataServiceConnector):
             connector.hold_here(meta)
         return outputs
 
     async def _wait(self, connector: AsyncConnector[Any], meta: Any) -> tuple[str, list[str], dict[str, str]]:
-        for turn in itertools.count():
+        begun, pause, timeout_s = time.monotonic(), POLL_S, _timeout_s(self.timeout)
+        while True:
             found = await connector.get(meta)
-            phase = _PHASES.get(found.phase)
-            if phase is TaskPhase.SUCCEEDED:
+            if found.phase == TaskExecution.SUCCEEDED:
                 outputs = dict(found.outputs or {})
                 return outputs["name"], list(outputs["endpoints"]), dict(outputs["env"])
-            if phase is TaskPhase.RETRYABLE_FAILED:
+            if found.phase == TaskExecution.RETRYABLE_FAILED:
                 raise RuntimeUserError("DataServiceFailed", f"{self.name}: {found.message}")
-            if phase not in (TaskPhase.INITIALIZING, TaskPhase.RUNNING):
+            if found.phase not in _UNDER_WAY:
                 raise NonRecoverableError(f"{self.name}: {found.message}")
-            await asyncio.sleep(min(POLL_S_MAX, POLL_S * 1.3**turn))
-        raise AssertionError("unreachable")
+            if timeout_s and time.monotonic() - begun > timeout_s:
+                raise RuntimeUserError("DataServiceTimeout", f"{self.name}: not ready within {timeout_s:g} s: {found.message}")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, POLL_S_MAX)
 
     def _template(self, context: TaskContext) -> Any:
         """The template as a backend would hold it, numbers of the settings and all."""
@@ -133,6 +138,20 @@ class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
             image_cache=context.compiled_image_cache,
         )
         return get_proto_task(task, serialization, context)
+
+
+async def _given_back(connector: AsyncConnector[Any], meta: Any) -> None:
+    """Give a lease back on the way out; if that fails, it expires, and what the run failed of matters more."""
+    try:
+        await connector.delete(meta)
+    except Exception as exc:
+        _LOGGER.warning("the lease of a data service task could not be given back, and expires: %s", exc)
+
+
+def _timeout_s(timeout: Any) -> float | None:
+    """The seconds that a task may run, as flyte lets one say it; None: no bound."""
+    bound = getattr(timeout, "max_runtime", timeout)
+    return bound.total_seconds() if isinstance(bound, timedelta) else float(bound) if bound else None
 
 
 def _metadata(context: TaskContext) -> TaskExecutionMetadata:
