@@ -15,7 +15,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-COMMANDS = ("sh", "sleep", "httpd", "hostname", "echo", "env", "cat", "wget", "nc", "touch", "mv", "kill", "ls", "true", "false", "test", "sed")
+COMMANDS = "sh sleep httpd hostname echo env cat wget nc touch mv kill ls true false test sed".split()
 FOLDERS = {"bin": 0o755, "etc": 0o755, "tmp": 0o1777, "proc": 0o755, "sys": 0o755, "dev": 0o755}
 
 
