@@ -8,12 +8,15 @@ for a service that is not live any more is taken back by whoever applied it (`ap
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
 
 from fondaco.core.clock import Clock
 from fondaco.core.config import ServicesConfig
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from fondaco.catalog import Catalog, LeaseRow, ServiceRow
 
 HOLDERS_SHOWN: Final = 20
+KEPT_MAX: Final = 200  # holders of 512 characters: within the 256 KiB that Kubernetes allows all annotations of an object
 ADOPTED: Final = "(adopted)"  # the holder of a service found without a row, until those who use it have renewed their leases
 LONG_LEASE_US: Final = 900_000_000
 _HOUR_US: Final = 3_600_000_000
@@ -81,16 +85,27 @@ def desired_of(row: ServiceRow, leases: Sequence[LeaseRow], now_us: int) -> Desi
     """What a service shall be, with the facts for people and for adoption."""
     held = [lease for lease in leases if lease.holds(now_us)]
     names = [lease.holder for lease in held[:HOLDERS_SHOWN]] + ([f"and {len(held) - HOLDERS_SHOWN} more"] * (len(held) > HOLDERS_SHOWN))
-    annotations = {"holders": ",".join(names), "ttl-us": str(row.ttl_us), "identity": row.identity, "kept-until": _kept_until(held, now_us)}
+    annotations = {"holders": ",".join(names), "ttl-us": str(row.ttl_us), "identity": row.identity, "kept": _kept(held, now_us)}
     return Desired(row.name, row.id, spec_of(row), row.replicas, annotations)
 
 
-def _kept_until(held: Sequence[LeaseRow], now_us: int) -> str:
-    """Until when leases hold that nobody renews: "", "released", or microseconds rounded up to an hour, so that it seldom changes."""
-    if any(lease.expires_us is None for lease in held):
-        return "released"
-    far = max((lease.expires_us or 0 for lease in held), default=0)
-    return str(-(-far // _HOUR_US) * _HOUR_US) if far > now_us + LONG_LEASE_US else ""
+def _kept(held: Sequence[LeaseRow], now_us: int) -> str:
+    """The leases that nobody renews, as a JSON object: by holder until when, rounded up to an hour so that it seldom changes, or null. Were
+    the catalog lost, nothing else would say that they hold."""
+    long = [lease for lease in held if lease.expires_us is None or lease.expires_us > now_us + LONG_LEASE_US]
+    kept = {lease.holder: None if lease.expires_us is None else -(-lease.expires_us // _HOUR_US) * _HOUR_US for lease in long[:KEPT_MAX]}
+    return json.dumps(kept) if kept else ""
+
+
+def _kept_in(annotations: Mapping[str, str]) -> dict[str, int | None]:
+    """What `_kept` has written; nothing if it cannot be read."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(annotations.get("kept") or "{}", type=dict[str, int | None])
+    return {}
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() else otherwise
 
 
 def spec_of(row: ServiceRow) -> ServiceSpec:
@@ -161,8 +176,8 @@ def finish_removal(context: ServicesContext, row: ServiceRow) -> bool:
 def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) -> str | None:
     """Deal with something of ours that runs and that no live row stands for.
 
-    Without any row it is adopted: entered again as it is, held for the length of a lease so that those who use it can renew theirs, or, if
-    another service of this name is live, removed. Where its row says that it is gone it is what a slow process has made since: removed.
+    Without any row it is adopted: entered again as it is, with the leases that nobody renews, and held for the length of a lease so that
+    those who use it can renew theirs; or, if another service of this name is live, removed. Where its row says that it is gone it is what a slow process has made since: removed.
 
     Returns:
         "adopted", "removing", or None if there was nothing to do (any more).
@@ -190,7 +205,7 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
             spec=applied.spec.to_dict(),
             cluster=cluster,
             replicas=applied.replicas,
-            ttl_us=int(applied.annotations.get("ttl-us") or applied.spec.ttl_us),
+            ttl_us=_number(applied.annotations.get("ttl-us", ""), applied.spec.ttl_us),
             now_us=now_us,
             incarnation=observed.incarnation,
             idle_since_us=now_us,
@@ -199,9 +214,9 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
         )
         if taken:
             return "removing"
-        kept = applied.annotations.get("kept-until", "")
-        expires = None if kept == "released" else max(int(kept or 0), now_us + context.lease_us)
-        services.take_lease(connection, row.id, ADOPTED, expires_us=expires, now_us=now_us, note=applied.annotations.get("holders", ""))
+        leases = _kept_in(applied.annotations) | {ADOPTED: now_us + context.lease_us}
+        for holder, expires_us in leases.items():
+            services.take_lease(connection, row.id, holder, expires_us=expires_us, now_us=now_us, note="found without a row")
         return "adopted"
 
     outcome = context.write(settle)

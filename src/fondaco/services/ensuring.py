@@ -97,8 +97,11 @@ class Ensuring:
         """
         while True:
             row, is_ours = self._claim()
+            claimed_us = self._context.now_us()
             try:
-                return row, self._make(row, is_ours)
+                seen = self._make(row, is_ours)
+                self._hold_on(row, claimed_us)
+                return row, seen
             except _SupersededError:
                 self._fresh = False
                 self._check_time("its row was removed, again and again")
@@ -295,8 +298,8 @@ class Ensuring:
                 applied, row = time.monotonic(), self._live(row)
             self._check_time(seen.reason or f"{seen.ready}/{seen.total or row.replicas} ready")
             if self._lease_us is not None and (now - renewed) * 3e6 > self._lease_us:
-                row, renewed = self._live(row), now
-                self._fresh = self._context.write(lambda connection, row=row: self._take(connection, row)) or self._fresh  # type: ignore[misc]
+                self._take_again(row)
+                renewed = now
             self._pause(pause)
             pause = min(pause * 1.3, _PAUSES_S[1])
 
@@ -321,6 +324,23 @@ class Ensuring:
         if now is None or now.state is not ServiceState.LIVE:
             raise _SupersededError
         return now
+
+    def _hold_on(self, row: ServiceRow, since_us: int) -> None:
+        """Renew the lease if making the service took long, by the clock that leases are measured by."""
+        if self._lease_us is not None and (self._context.now_us() - since_us) * 3 > self._lease_us:
+            self._take_again(row)
+
+    def _take_again(self, row: ServiceRow) -> None:
+        """Renew the lease, or take it anew if it has run out; in one transaction with the look whether the service is live."""
+        from fondaco.catalog import ServiceState, services
+
+        def take(connection: Connection) -> bool:
+            now = services.get_incarnation(connection, row.id)
+            if now is None or now.state is not ServiceState.LIVE:
+                raise _SupersededError
+            return self._take(connection, now)
+
+        self._fresh = self._context.write(take) or self._fresh
 
     def _observe(self, row: ServiceRow) -> Observed:
         return self._context.places.provisioner(row.cluster).observe(row.name)

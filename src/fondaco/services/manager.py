@@ -386,7 +386,7 @@ class Services:
             if row is None and not services.any_ever(connection):
                 raise UnavailableError("the catalog", "it knows no service at all; it may have been lost, and what runs is adopted soon")
             if row is None or row.state is not ServiceState.LIVE:
-                raise ServiceNotFoundError(service, services.names(connection))
+                raise ServiceNotFoundError(service, [name for name in services.names(connection) if name != service])
             services.take_lease(connection, incarnation, holder, expires_us=expires, now_us=now_us, note="taken again")
 
         self._context.write(prolong)

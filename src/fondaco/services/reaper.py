@@ -80,7 +80,7 @@ def reap(context: ServicesContext) -> ReapReport:
     seen = _observe_all(context, look)
     rows, leases = _read(context)  # after the clusters were asked: what they showed had a row by then, if it ever had one
     strangers = _strangers(rows, seen)
-    _at_once(look, [(observed.service, _settling(context, cluster, observed, look)) for cluster, observed in strangers])
+    _settle(context, look, strangers)
     if strangers:
         rows, leases = _read(context)
     _remove(context, look, [row for row in rows if row.state == "REMOVING" and row.cluster in seen])
@@ -100,7 +100,7 @@ def adopt(context: ServicesContext) -> ReapReport:
     look = _Look()
     seen = _observe_all(context, look)
     rows, _ = _read(context)
-    _at_once(look, [(found.service, _settling(context, cluster, found, look)) for cluster, found in _strangers(rows, seen)])
+    _settle(context, look, _strangers(rows, seen))
     return look.report()
 
 
@@ -154,21 +154,25 @@ def _read(context: ServicesContext) -> tuple[list[ServiceRow], dict[int, list[Le
 
 def _strangers(rows: Iterable[ServiceRow], seen: Mapping[str, Mapping[str, Observed]]) -> list[tuple[str, Observed]]:
     known = {row.id for row in rows}
-    return [
+    strange = [
         (cluster, observed)
         for cluster, services in seen.items()
         for observed in services.values()
         if observed.phase is not Phase.ABSENT and observed.incarnation not in known
     ]
+    # the newest first: of two with one name, an older one was on its way out already, on a cluster that did not answer
+    return sorted(strange, key=lambda found: -found[1].incarnation)
 
 
-def _settling(context: ServicesContext, cluster: str, observed: Observed, look: _Look) -> Callable[[], None]:
-    def settle() -> None:
-        outcome = settle_stranger(context, cluster, observed)
-        if outcome == "adopted":
-            look.adopted.append(observed.service)
-
-    return settle
+def _settle(context: ServicesContext, look: _Look, strangers: Iterable[tuple[str, Observed]]) -> None:
+    for cluster, observed in strangers:
+        try:
+            outcome = settle_stranger(context, cluster, observed)
+        except FondacoError as exc:
+            look.errors.append(f"service {observed.service}: {exc}")
+        else:
+            if outcome == "adopted":
+                look.adopted.append(observed.service)
 
 
 def _remove(context: ServicesContext, look: _Look, rows: list[ServiceRow]) -> None:

@@ -159,7 +159,7 @@ class ProvisionerContract:
     def test_what_was_asked_is_read_back_by_others(self, provisioner: Provisioner, open_provisioner: OpenProvisioner) -> None:
         more = {"env": {"LANG": 'C "quoted" {{braces}} \n ä'}, "labels": {"team": "feed"}, "exports": {"GE": "{endpoints}"}, "ttl": "1h"}
         desired, _ = self.run(
-            provisioner, "ready", "asked", annotations={"holders": "a b,ä:7/x", "ttl-us": "1", "kept-until": ""}, **more
+            provisioner, "ready", "asked", annotations={"holders": "a b,ä:7/x", "ttl-us": "1", "kept": '{"a": null}'}, **more
         )  # fmt: skip
         seen = open_provisioner().observe(desired.service)
         assert seen.desired == desired
