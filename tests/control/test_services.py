@@ -165,6 +165,8 @@ def test_programs_of_their_own_are_taken_from_nobody_without_an_admin_token(serv
     assert server.http.get(f"/v1/services/{service}", headers=reader).status_code == 200
     error_of(server.http.put(f"/v1/services/{service}", json={"spec": WEB | {"name": "graph-routes"}}), 401)
     error_of(server.http.post(f"/v1/services/{service}/scale", json={"replicas": 2}, headers=reader), 403)
+    error_of(server.http.post(f"/v1/services/{service}/scale", json={"replicas": 4096}), 401)
+    error_of(server.http.post("/v1/services", json={"spec": ROUTES | {"replicas": 4096}, "holder": "a"}), 401)
     error_of(server.http.delete(f"/v1/services/{service}", headers=reader), 403)
     # what a page in a browser can send without asking first is no JSON
     text = server.http.post("/v1/services", content='{"spec": {"graph": "routes"}, "holder": "a"}', headers={"Content-Type": "text/plain"})

@@ -17,7 +17,7 @@ _PARTS: Final[Mapping[str, dict[str, Any]]] = {
     "store": {"type": "string", "pattern": _NAME},
     "node": {"type": "string", "pattern": _NAME},
     "token": {"type": "string", "pattern": _NAME},
-    "service": {"type": "string", "pattern": r"^[a-z]([a-z0-9\-]{0,50}[a-z0-9])?$"},
+    "service": {"type": "string", "pattern": r"^[a-z][a-z0-9\-]{0,62}$"},
     "push_id": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:+=@\-]{0,127}$"},
 }
 _ERROR: Final = {

@@ -12,11 +12,13 @@
 
 A spec with a command of its own is a program that this platform's machine (or cluster) will run. It is taken only from a caller who shows
 an admin token, also where tokens are not required: whoever may connect to a loopback port, a web page in a browser included, must not be
-able to run programs. The ready-made services, which serve a graph or a store, are taken from everybody who may call.
+able to run programs. The ready-made services, which serve a graph or a store, are taken from everybody who may call, up to a number of
+instances that harms no machine.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -27,8 +29,11 @@ from fondaco.platform import Platform
 from fondaco.services.spec import ServiceSpec
 from fondaco.services.status import ServiceStatus
 
-ANSWER: Final = "10s"  # for what cannot be answered before something has been done; the callers wait for a minute
+ANSWER: Final = "3s"  # for what cannot be answered before something has been done; callers ask again
+REPLICAS_UNNAMED_MAX: Final = 32
 _HARMLESS: Final = ("name", "placement", "exact_name", "ttl_us", "exports", "labels", "resources")  # what a ready-made service may choose
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 HolderName = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Duration = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
@@ -77,15 +82,15 @@ class DeleteQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatusQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`log_lines`: newest lines to bring along; left out: 20 if it has failed."""
+    """`log_lines`: newest lines to bring along; -1: 20 if it has failed, else none."""
 
-    log_lines: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+    log_lines: Annotated[int, msgspec.Meta(ge=-1, le=1000)] = -1
 
 
 class LogsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`index`: of one instance."""
+    """`index`: of this instance; -1: of each."""
 
-    index: Annotated[int, msgspec.Meta(ge=0, le=4095)] | None = None
+    index: Annotated[int, msgspec.Meta(ge=-1, le=4095)] = -1
     lines: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
@@ -130,7 +135,10 @@ def operations(platform: Platform) -> list[Operation]:
     """The operations on data services."""
 
     def name(call: Call) -> str:
-        return call.name("service")
+        given = call.name("service")
+        if not _NAME.fullmatch(given):
+            raise ServiceNotFoundError(given, [], "")
+        return given
 
     def list_all(call: Call) -> Services:
         return Services(list(platform.services.list()))
@@ -144,7 +152,7 @@ def operations(platform: Platform) -> list[Operation]:
         return platform.services.status(lease.service)
 
     def status(call: Call) -> ServiceStatus:
-        return platform.services.status(name(call), log_lines=call.query.log_lines)
+        return platform.services.status(name(call), log_lines=None if call.query.log_lines < 0 else call.query.log_lines)
 
     def update(call: Call) -> ServiceStatus:
         spec = ServiceSpec.from_dict(call.body.spec)
@@ -157,7 +165,9 @@ def operations(platform: Platform) -> list[Operation]:
         return Deleted(name(call), gone)
 
     def logs(call: Call) -> Logs:
-        return Logs(name(call), list(platform.services.logs(name(call), index=call.query.index, lines=call.query.lines)))
+        asked: LogsQuery = call.query
+        index = None if asked.index < 0 else asked.index
+        return Logs(name(call), list(platform.services.logs(name(call), index=index, lines=asked.lines)))
 
     def hold(call: Call) -> Held:
         asked: Hold = call.body
@@ -171,6 +181,7 @@ def operations(platform: Platform) -> list[Operation]:
         return Released(name(call), platform.services.release(name(call), call.body.holder))
 
     def scale(call: Call) -> ServiceStatus:
+        _check_replicas(call, call.body.replicas)
         platform.services.scale(name(call), call.body.replicas)
         return platform.services.status(name(call))
 
@@ -196,12 +207,20 @@ def check_may_run(call: Call, spec: ServiceSpec) -> None:
     """Refuse programs from callers without a token.
 
     Raises:
-        AuthenticationError: the spec has a command, an environment or a pod of its own, and no token came.
+        AuthenticationError: the spec has a command, an environment or a pod of its own, or many replicas, and no token came.
     """
+    _check_replicas(call, spec.replicas)
     if call.caller is None and not is_ready_made(spec):
         raise AuthenticationError(
             "a service with settings of its own (beside graph or store, version, shards, replicas, "
             f"{', '.join(_HARMLESS)}) runs a program; over the network that takes a token with the role admin, also where others need none"
+        )
+
+
+def _check_replicas(call: Call, replicas: int) -> None:
+    if call.caller is None and replicas > REPLICAS_UNNAMED_MAX:
+        raise AuthenticationError(
+            f"{replicas} instances over the network take a token with the role admin; up to {REPLICAS_UNNAMED_MAX} do not"
         )
 
 
