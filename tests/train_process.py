@@ -40,7 +40,7 @@ def train(directory: Path, *arguments: str, cwd: Path | None = None, stdin: str 
 
 
 @contextlib.contextmanager
-def training(directory: Path, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def training(directory: Path, *arguments: str, log: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """One that runs; its output goes to `log`. Killed at the end, if it still runs then."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -49,6 +49,7 @@ def training(directory: Path, *arguments: str, log: Path) -> Iterator[subprocess
             stdout=output,
             stderr=output,
             env=environment(),
+            cwd=cwd,
         )
     with process:
         try:
