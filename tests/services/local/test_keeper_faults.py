@@ -384,3 +384,11 @@ def test_an_idle_keeper_costs_next_to_nothing(local: LocalProvisioner, directory
     before, begun = used_s(), time.monotonic()
     wait_for(lambda: time.monotonic() - begun > 3, "time stands still")
     assert used_s() - before <= 0.06  # two clock ticks are 20 ms; 0.2 % of a core would be 6 ms
+
+
+def test_a_change_of_mind_is_heard_while_many_are_still_being_started(local: LocalProvisioner, directory: Path) -> None:
+    spec = shell("exec sleep 1000", replicas=64)
+    local.apply(desired(spec))
+    wait_for(lambda: local.observe("web").instances[0].where, "nothing is started")
+    assert start(local, shell("exec sleep 1000", replicas=2)).total == 2
+    wait_for(lambda: len(of_service(directory, "web")) == 3, "the others run on")

@@ -34,6 +34,7 @@ from fondaco.services.spec import ServiceSpec
 _LOOK_S: Final = 5.0
 _SOON_S: Final = 0.01  # changes that come together are written together
 _LOCK_TRIES: Final = 20  # those who look at the lock hold it for microseconds
+_STARTS_AT_ONCE: Final = 8
 _LOG_BYTES_MAX: Final = 1 << 20
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -68,6 +69,7 @@ class Keeper:
             self._write()
             while not self._stopping or self._instances:
                 self._step()
+                await asyncio.sleep(0)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _LOOK_S)
                 woken = self._wake.is_set()
@@ -130,9 +132,12 @@ class Keeper:
             return
         for index in [index for index in self._instances if index not in self._plans]:
             self._end(self._instances[index])
-        for index, each in self._plans.items():
-            if index not in self._instances:
-                self._start(each)
+        missing = [index for index in self._plans if index not in self._instances]
+        for index in missing[:_STARTS_AT_ONCE]:
+            self._start(self._plans[index])
+        if len(missing) > _STARTS_AT_ONCE:  # a fork can take long on a busy machine: look between them whether they are still wanted
+            self._wake.set()
+            return
         stale = [index for index, instance in self._instances.items() if index in self._plans and not self._is_current(index)]
         for index in stale:
             if not self._instances[index].is_ready:  # it serves nobody: nothing is lost by replacing it now
