@@ -119,7 +119,7 @@ def test_long_messages_stay_one_line_of_bounded_length() -> None:
 def test_pods_that_outlive_their_objects_are_a_removal() -> None:
     left = pod(metadata={"labels": {"fondaco.dev/incarnation": "7"}, "deletionTimestamp": at(0)})
     standing = observed("svc", Found(pods=[left]), Place("texas", "teams"), now=NOW, patience_s=1)
-    assert (standing.phase, standing.incarnation, standing.reason) == (Phase.REMOVING, 7, "1 pod is ending (on n1)")
+    assert (standing.phase, standing.incarnation, standing.reason) == (Phase.REMOVING, 7, "1 pod is left (on n1)")
 
 
 def test_a_spec_of_a_newer_version_is_shown_and_not_guessed() -> None:

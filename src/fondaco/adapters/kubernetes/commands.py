@@ -142,8 +142,11 @@ def _values(desired: Desired, place: Place) -> dict[str, Text]:
 def _parsed(text: str, values: Mapping[str, Text]) -> Text:
     pieces: Text = []
     for before, word, _, _ in string.Formatter().parse(text):
-        pieces += [before] if before else []
-        pieces += values[word] if word is not None else []
+        for piece in [before, *(values[word] if word is not None else [])]:
+            if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
+                pieces[-1] += piece
+            elif piece:
+                pieces.append(piece)
     return pieces
 
 

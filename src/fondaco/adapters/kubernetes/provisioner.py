@@ -40,7 +40,7 @@ from fondaco.adapters.kubernetes.objects import (
 )  # fmt: skip
 from fondaco.adapters.kubernetes.place import INCARNATION, INSTANCE, PREFIX, Object, Place, pod_name
 from fondaco.adapters.kubernetes.pods import Event, Pod, trouble_of
-from fondaco.adapters.kubernetes.standing import Found, asks_events, by_uid, observed
+from fondaco.adapters.kubernetes.standing import Found, asks_events, by_uid, drift_of, observed
 from fondaco.adapters.kubernetes.template import CONTAINER, checked_labels
 from fondaco.core.errors import FondacoError, InputError, StateError, UnavailableError
 from fondaco.services.provisioner import Desired, Observed
@@ -112,6 +112,7 @@ class KubernetesProvisioner:
             log_url,
         )
         self._patience_s = patience_s
+        self._drift: dict[str, tuple[object, tuple[str, ...]]] = {}  # by service: of which versions of its objects, and what it was
         self._client = Client(cluster, config, namespace=self._place.namespace, on_request=on_request)
 
     @property
@@ -177,7 +178,8 @@ class KubernetesProvisioner:
             raise
         if BUDGET not in objects and found.budget is not None:
             ask.delete(ask.budgets(), desired.service, found.budget["metadata"]["uid"])
-        if found.stateful_set is not None:
+        status = (found.stateful_set or {}).get("status") or {}
+        if found.stateful_set is not None and status.get("readyReplicas", 0) < desired.replicas:
             self._try_anew(ask, desired)
 
     def _try_anew(self, ask: Requests, desired: Desired) -> None:
@@ -285,26 +287,43 @@ class KubernetesProvisioner:
             for found in all_found.values():
                 uids = {uid for _, _, uid in asks_events(found, _total(found))}
                 found.warnings = {uid: warnings[uid] for uid in uids & warnings.keys()}
+        for known in list(self._drift):
+            if known not in all_found:
+                self._drift.pop(known, None)
         return {name: self._observed(ask, name, found) for name, found in all_found.items() if name}
 
     def _observed(self, ask: Requests, service: str, found: Found) -> Observed:
         policy = ask.budgets().api.removeprefix("/apis/")
-        return observed(service, found, self._place, now=datetime.now(UTC), patience_s=self._patience_s, policy=policy)
+        seen = tuple((item["metadata"]["uid"], item["metadata"]["resourceVersion"]) if item else None for item in found.objects)
+        known = self._drift.get(service)
+        if known is None or known[0] != seen:  # comparing is most of the work of `observe_all`, and most objects did not change
+            known = self._drift[service] = seen, drift_of(found, self._place, policy)
+        return observed(service, found, self._place, drift=known[1], now=datetime.now(UTC), patience_s=self._patience_s)
 
     # -- remove and logs ----------------------------------------------------------------------------------------------------------------
 
     def remove(self, service: str, incarnation: int) -> bool:
         """As `Provisioner.remove`. The StatefulSet stays, marked, until its pods are gone, so nobody takes its name too early."""
         ask = self._client.within()
-        labels = f"{self._place.selector},{INSTANCE}={service},{INCARNATION}={incarnation}"
+        named = self._named(ask, service)  # by name: a server looks at every object there is to answer for a label
         left = False
-        for kind in (STATEFUL_SETS, SERVICES, ask.budgets()):
-            for item in ask.list_all(kind, dict[str, Any], labels=labels):
-                left = True
-                if not item["metadata"].get("deletionTimestamp"):
-                    how = "Foreground" if kind == STATEFUL_SETS else "Background"
-                    ask.delete(kind, item["metadata"]["name"], item["metadata"]["uid"], propagation=how)
-        return not left and not ask.list_all(PODS, Pod, labels=labels)
+        for kind, item in zip((STATEFUL_SETS, SERVICES, ask.budgets()), named.objects, strict=True):
+            if item is None or not is_ours(item, self._place) or incarnation_of(item) != incarnation:
+                continue
+            left = True
+            if not item["metadata"].get("deletionTimestamp"):
+                with contextlib.suppress(ConflictError):  # made again meanwhile: not what was meant, or seen by the next call
+                    ask.delete(kind, service, item["metadata"]["uid"], propagation="Foreground" if kind == STATEFUL_SETS else "Background")
+        return not left and not self._pods_left(ask, service, incarnation)
+
+    def _pods_left(self, ask: Requests, service: str, incarnation: int) -> bool:
+        """Whether pods are left whose StatefulSet is gone; those that nobody ends (it was deleted without them) are deleted."""
+        pods = ask.list_all(PODS, Pod, labels=f"{self._place.selector},{INSTANCE}={service},{INCARNATION}={incarnation}")
+        for pod in pods:
+            if not pod.is_ending:
+                with contextlib.suppress(ConflictError):
+                    ask.delete(PODS, pod.metadata.name, pod.metadata.uid)
+        return bool(pods)
 
     def logs(self, service: str, *, index: int | None = None, lines: int = 100) -> Sequence[str]:
         """As `Provisioner.logs`.

@@ -50,12 +50,8 @@ class Found(msgspec.Struct):
         return found
 
 
-def observed(name: str, found: Found, place: Place, *, now: datetime, patience_s: float, policy: str = "policy/v1") -> Observed:
-    """How a service stands.
-
-    Args:
-        policy: version of the budgets that the server has.
-    """
+def observed(name: str, found: Found, place: Place, *, now: datetime, patience_s: float, drift: tuple[str, ...] = ()) -> Observed:
+    """How a service stands; `drift` as `drift_of` says it."""
     first = found.first
     if first is None:
         return _only_pods(name, found.pods)
@@ -77,18 +73,17 @@ def observed(name: str, found: Found, place: Place, *, now: datetime, patience_s
     ready = sum(instance.phase == Phase.READY for instance in instances)
     updating = _updating(found.stateful_set, total)
     phase = _phase(found, instances, ready == total and not updating)
-    drift = _drift(desired, found, place, policy)
     reason = _reason(phase, instances, ready, updating, desired, found)
     return Observed(name, incarnation_of(first), phase, ready, total, reason, endpoints, tuple(instances), drift, desired)
 
 
 def _only_pods(name: str, pods: Sequence[Pod]) -> Observed:
-    """What is left when the objects are gone: pods that end, or nothing."""
+    """What is left when the objects are gone: pods, or nothing."""
     if not pods:
         return Observed(name, 0, Phase.ABSENT, 0, 0)
     incarnation = (pods[0].metadata.labels or {}).get("fondaco.dev/incarnation", "0")
     nodes = ", ".join(sorted({pod.spec.node_name for pod in pods if pod.spec.node_name})) or "no node yet"
-    reason = f"{len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} ending (on {nodes})"
+    reason = f"{len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} left (on {nodes})"
     return Observed(name, int(incarnation), Phase.REMOVING, 0, 0, reason)
 
 
@@ -164,7 +159,13 @@ def _is_replacing(found: Found, total: int) -> bool:
     )
 
 
-def _drift(desired: Desired | None, found: Found, place: Place, policy: str) -> tuple[str, ...]:
+def drift_of(found: Found, place: Place, policy: str) -> tuple[str, ...]:
+    """What differs from what was applied last, in words.
+
+    Args:
+        policy: version of the budgets that the server has.
+    """
+    desired = desired_of(found.first) if found.first is not None else None
     if desired is None or (found.first or {})["metadata"].get("deletionTimestamp"):
         return ()
     try:
