@@ -264,3 +264,18 @@ def test_scaling_changes_the_number_alone_unless_instances_are_told_of_it() -> N
     before = wanted(desired(replicas=2, **told), PLACE).stateful_set
     command = wanted(desired(replicas=3, **told), PLACE, before=before).stateful_set["spec"]["template"]["spec"]["containers"][0]["command"]
     assert command[1].count(",") == 2
+
+
+def test_the_documented_example_is_what_is_made() -> None:
+    import tomllib
+    from pathlib import Path
+
+    import yaml
+
+    page = (Path(__file__).parents[2] / "docs/internals/kubernetes-objects.md").read_text(encoding="utf-8")
+    spec = ServiceSpec.from_dict(tomllib.loads(page.partition("```toml\n")[2].partition("```")[0]))
+    made = list(wanted(Desired(spec.service, 17, spec, 4, {"holders": "run-17"}), Place("texas", "teams")).by_kind().values())
+    for item in made:
+        annotations = item["metadata"]["annotations"]
+        annotations |= {key: "..." for key in ("fondaco.dev/spec", "fondaco.dev/applied") if key in annotations}
+    assert list(yaml.safe_load_all(page.partition("```yaml\n")[2].partition("```")[0])) == made
