@@ -244,7 +244,7 @@ def test_a_catalog_that_does_not_answer_is_an_answer_too(services: Services, mon
     def away(*_: object, **__: object) -> None:
         raise UnavailableError("the catalog", "connection refused")
 
-    monkeypatch.setattr(services, "hold", away)
+    monkeypatch.setattr(services, "renew", away)
     assert get(services, meta).phase is TaskPhase.RUNNING
     assert "connection refused" in get(services, meta).message
 
@@ -326,12 +326,37 @@ def test_every_get_renews_the_lease_and_success_prolongs_it_to_hold(services: Se
     assert 7000 < seconds_left("routes") < 7300
 
 
+def test_a_poll_that_comes_after_the_abort_does_not_take_the_lease_again(services: Services) -> None:
+    meta = create(services, config(Hold="6h"), holder=HOLDER)
+    delete(services, meta)
+    state = get(services, meta)
+    assert state.phase is TaskPhase.RETRYABLE_FAILED
+    assert "was given back" in state.message
+    assert holders(services, meta.service) == []
+
+
+def test_a_poll_that_is_under_way_during_the_abort_does_not_prolong_to_hold(services: Services, place: FakePlace) -> None:
+    meta = create(services, config(Hold="6h"), holder=HOLDER)
+    place.before["observe"] = lambda: delete(services, meta)
+    get(services, meta)
+    assert holders(services, meta.service) == []
+
+
+def test_a_lease_that_ran_out_because_nobody_asked_is_taken_again(services: Services) -> None:
+    meta = old(create(services, config(Hold="6h"), holder=HOLDER), seconds=400)
+    services.release(meta.service, HOLDER)
+    assert get(services, meta).phase is TaskPhase.RUNNING
+    assert holders(services, meta.service) == [HOLDER]
+    assert get(services, meta).phase is TaskPhase.SUCCEEDED
+
+
 def test_policy_keep_holds_until_it_is_given_back(services: Services) -> None:
     meta = create(services, config(Policy="keep"), holder=HOLDER)
     get(services, meta)
     assert services.status(meta.service).holders[0].expires_us is None
     delete(services, meta)
     assert holders(services, meta.service) == []
+    assert get(services, meta).phase is TaskPhase.RETRYABLE_FAILED
 
 
 def test_links_lead_to_the_logs_of_instances(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,24 @@ class Services:
 
         return self._context.write(take)
 
+    def renew(self, service: str, holder: str, *, lease: str | timedelta | None = "") -> bool:
+        """Renew a holder's lease, never shorten it; False if it has none (any more), and it takes none then: who has given a lease back
+        does not get it again by a renewal that was under way.
+
+        Args:
+            lease: as `ensure`.
+        Raises:
+            ServiceNotFoundError: the service is gone, or on its way out.
+        """
+        name, lease_us = _holder(holder), self._lease_us(lease)
+        from fondaco.catalog import services
+
+        def prolong(connection: Connection) -> bool:
+            row = services.get(connection, service)
+            return services.renew(connection, row.id, name, None if lease_us is None else self._context.now_us() + lease_us)
+
+        return self._context.write(prolong)
+
     def release(self, service: str, holder: str) -> bool:
         """End a holder's lease; the service stays for its ttl after the last one. Whether there was one; safe to repeat."""
         from fondaco.catalog import services

@@ -8,7 +8,8 @@ What a backend does, and what follows from it (Flyte's webapi plugin machinery, 
 - An error of `get` is counted; after five the backend fails the task for good, or, if it had an answer before, never asks again and leaves
   it running. So a catalog or cluster that does not answer is an answer (still running, because ...), for up to an hour; then the attempt
   has failed, and the next one finds the service.
-- `delete` is called on abort only, perhaps twice, and drops the task's own lease, never the service.
+- `delete` is called on abort only, perhaps twice, perhaps beside a `get` that is under way, and drops the task's own lease, never the
+  service. A `get` that comes after it does not take the lease again.
 
 Every `get` renews the lease, for longer than a backend waits between two of them; when the service is ready the lease is prolonged to
 `Hold`, since nobody calls after that. Functions here block; connectors call them from threads. Any thread, any process.
@@ -25,6 +26,7 @@ from fondaco.adapters.data_service.config import DataServiceConfig
 from fondaco.adapters.data_service.meta import DataServiceMeta
 from fondaco.adapters.data_service.state import DataServiceOutputs, TaskPhase, TaskState
 from fondaco.core.errors import AlreadyExistsError, DeadlineExceededError, FondacoError, InputError, ServiceNotFoundError
+from fondaco.core.units import parse_duration_us
 from fondaco.services.provisioner import Phase
 from fondaco.services.spec import ServiceSpec
 
@@ -79,8 +81,9 @@ def get(services: Services, meta: DataServiceMeta, *, lease: str = LEASE, answer
     """How the task stands, within `answer_s`; renews its lease, and prolongs it to `Hold` once the service is ready."""
 
     def work() -> TaskState:
-        services.hold(meta.service, meta.holder, lease=lease)
-        return _state(services, meta, services.status(meta.service))
+        held = services.renew(meta.service, meta.holder, lease=lease)
+        state = _state(services, meta, services.status(meta.service))
+        return state if held or state.phase in (TaskPhase.FAILED, TaskPhase.RETRYABLE_FAILED) else _not_held(services, meta, lease)
 
     try:
         return within(answer_s, f"get of {meta.service}", work)
@@ -163,7 +166,7 @@ def _state(services: Services, meta: DataServiceMeta, status: ServiceStatus) -> 
     match status.phase:
         case Phase.READY:
             hold = None if meta.hold_us is None else timedelta(microseconds=meta.hold_us)
-            services.hold(meta.service, meta.holder, lease=hold)
+            services.renew(meta.service, meta.holder, lease=hold)
             env = services.env(meta.service, env=dict(meta.exports)) if meta.exports else dict(status.env)
             outputs = DataServiceOutputs(meta.service, list(status.endpoints), env)
             return TaskState(TaskPhase.SUCCEEDED, message, outputs, links)
@@ -185,6 +188,17 @@ def _state(services: Services, meta: DataServiceMeta, status: ServiceStatus) -> 
             return TaskState(TaskPhase.RUNNING, message, log_links=links)
         case _:
             return TaskState(TaskPhase.RUNNING if status.ready else TaskPhase.INITIALIZING, message, log_links=links)
+
+
+def _not_held(services: Services, meta: DataServiceMeta, lease: str) -> TaskState:
+    """The answer where the task has no lease. One that cannot have run out yet was given back, and a question that was under way meanwhile
+    (a backend's poll beside its abort) must not take it again. Else nobody has asked for long: it is taken, and the next answer counts."""
+    if _age_s(meta) < parse_duration_us(lease) / 1e6:
+        return TaskState(
+            TaskPhase.RETRYABLE_FAILED, f"the task's lease on service {meta.service} was given back; another attempt takes one"
+        )
+    services.hold(meta.service, meta.holder, lease=lease)
+    return TaskState(TaskPhase.RUNNING, f"the task's lease on service {meta.service} had run out, and is taken again")
 
 
 def _silent(meta: DataServiceMeta, why: str) -> TaskState:
