@@ -177,7 +177,8 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
     """Deal with something of ours that runs and that no live row stands for.
 
     Without any row it is adopted: entered again as it is, with the leases that nobody renews, and held for the length of a lease so that
-    those who use it can renew theirs; or, if another service of this name is live, removed. Where its row says that it is gone it is what a slow process has made since: removed.
+    those who use it can renew theirs; or, if another service of this name is live, removed. Where its row says that it is gone it is what
+    a slow process has made since: removed.
 
     Returns:
         "adopted", "removing", or None if there was nothing to do (any more).

@@ -26,7 +26,7 @@ import json
 import re
 import string
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +35,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from fondaco.core.errors import InputError, near_name
+from fondaco.core.ids import check_name
 from fondaco.core.units import parse_duration_us
 from fondaco.services.quantities import check_resources
 
@@ -43,9 +44,11 @@ NAME_MAX: Final = (
 )
 REPLICAS_MAX: Final = 4096
 TTL: Final = "10m"
+TTL_MAX_US: Final = 10 * 366 * 86_400_000_000
 EXPORTS: Final = {"FONDACO_SERVICE_NAME": "{name}", "FONDACO_SERVICE_ENDPOINTS": "{endpoints}"}
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+|[^/:]+/[^/]+")
 _PORT_NAME = re.compile(r"[a-z]([a-z0-9-]{0,13}[a-z0-9])?")  # a port's name in Kubernetes: 15 at most (RFC 6335)
 _INSIDE: Final = frozenset({"python", "directory", "name", "index", "replicas", "shard", "shards", "host", "port", "address", "endpoints"})
 _OUTSIDE: Final = frozenset({"name", "host", "port", "endpoints"})
@@ -221,23 +224,23 @@ class ServiceSpec:
         """
         values: dict[str, Any] = {
             "name": name,
-            "command": _converted("command", [command] if isinstance(command, str) else list(command), tuple[str, ...]),
+            "command": _converted("command", [command] if isinstance(command, str) else _list("command", command), tuple[str, ...]),
             "image": _converted("image", image, str | None),
             "replicas": _converted("replicas", replicas, Count),
             "shards": _converted("shards", shards, Count),
             "ports": _ports(ports),
-            "resources": _converted("resources", resources or {}, Resources),
-            "env": _converted("env", dict(env or {}), dict[str, str]),
-            "secrets": _converted("secrets", dict(secrets or {}), dict[str, str]),
-            "volumes": _converted("volumes", list(volumes), tuple[Volume, ...]),
+            "resources": _resources(resources),
+            "env": _env(env),
+            "secrets": _converted("secrets", _mapping("secrets", secrets), dict[str, str]),
+            "volumes": _converted("volumes", _list("volumes", volumes), tuple[Volume, ...]),
             "readiness": _converted("readiness", readiness or {}, Readiness),
             "placement": _converted("placement", {"cluster": placement} if isinstance(placement, str) else placement or {}, Placement),
             "pod": _converted("pod", pod or {}, PodSettings),
             "source": _converted("source", source, Source | None),
             "exact_name": _converted("exact_name", exact_name, bool),
-            "ttl_us": parse_duration_us(ttl) if ttl_us is None else ttl_us,
-            "exports": _converted("exports", dict(exports or {}), dict[str, str]),
-            "labels": _converted("labels", dict(labels or {}), dict[str, str]),
+            "ttl_us": _ttl(ttl, ttl_us),
+            "exports": _converted("exports", _mapping("exports", exports), dict[str, str]),
+            "labels": _converted("labels", _mapping("labels", labels), dict[str, str]),
         }
         for field_name, value in values.items():
             object.__setattr__(self, field_name, value)
@@ -256,6 +259,10 @@ class ServiceSpec:
             shards: servers that hold the graph together. replicas: of each shard, so `shards * replicas` instances run.
             more: any other argument of ServiceSpec.
         """
+        check_name("graph", graph)
+        shards, replicas = _converted("shards", shards, Count), _converted("replicas", replicas, Count)
+        if follow and version is not None:
+            raise InputError(f"follow: a service stays on version {version}, or follows whichever is current, not both")
         command = ["{python}", "-m", "fondaco.graph.serve", "{directory}", graph, "--shard", "{shard}/{shards}", "--host", "{host}"]
         command += ["--port", "{port}", "--metrics-port", "{port.metrics}"]
         command += ["--advertise", "{address}", "--peers", "{endpoints}"] if shards * replicas > 1 else []
@@ -264,14 +271,15 @@ class ServiceSpec:
             "command": command,
             "ports": ["graph", "metrics"],
             "readiness": Readiness(http="/ready", port="metrics"),
-            "exports": {"FONDACO_GRAPH_ENDPOINTS": "{endpoints}", "FONDACO_GRAPH_NAME": graph.replace("{", "{{").replace("}", "}}")},
+            "exports": {"FONDACO_GRAPH_ENDPOINTS": "{endpoints}", "FONDACO_GRAPH_NAME": graph},
         }
-        source = Source("graph", graph, version, follow)
+        source = _converted("source", {"kind": "graph", "name": graph, "version": version, "follow": follow}, Source)
         return cls(**(given | {"shards": shards, "replicas": shards * replicas, "source": source} | more))
 
     @classmethod
     def store(cls, store: str, *, replicas: int = 1, **more: Any) -> ServiceSpec:
         """The service that answers reads (and writes) of a store over HTTP (`fondaco.dataplane.serve`); `fd.connect()` finds it."""
+        check_name("store", store)
         given: dict[str, Any] = {
             "name": _label("store-" + store),
             "command": ["{python}", "-m", "fondaco.dataplane.serve", "{directory}", "--host", "{host}", "--port", "{port}"],
@@ -381,21 +389,116 @@ def filled(text: str, values: Mapping[str, object]) -> str:
 def _converted(path: str, value: object, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, from_attributes=False)
-    except msgspec.ValidationError as exc:
-        what, _, where = str(exc).partition(" - at `$")
-        raise InputError(
-            f"{path}{where.rstrip('`')}: {what[:1].lower() + what[1:]}, not {value!r}"
-            if not where
-            else f"{path}{where.rstrip('`')}: {what[:1].lower() + what[1:]}"
-        ) from None
+    except (msgspec.ValidationError, RecursionError) as exc:
+        what, where = _fault(exc)
+        if "[...]" in where:
+            where = _with_keys(value, kind, where)
+        got = f", not {value!r}" if not where else ""
+        raise InputError(f"{path}{where}: {what[:1].lower() + what[1:]}{got}") from None
+
+
+def _fault(exc: Exception) -> tuple[str, str]:
+    """What is wrong, and where below the value, as ".limits[...]"."""
+    what, _, where = str(exc).partition(" - at `")
+    return what, where.partition("$")[2].rstrip("`")
+
+
+def _with_keys(value: object, kind: Any, where: str) -> str:
+    """The path of a fault with the keys that msgspec writes as `[...]`: those of the entries that are at fault alone, too."""
+    steps = re.findall(r"\.\w+|\[\d+\]|\[\.\.\.\]", where)
+    found = ""
+    for position, step in enumerate(steps):
+        if step != "[...]":
+            found += step
+            continue
+        inside = steps[:position]
+        for key, item in _at(value, inside).items():
+            try:
+                msgspec.convert(_with(value, inside, {key: item}), kind, from_attributes=False)
+            except msgspec.ValidationError:
+                found += f".{key}"
+                value = _with(value, inside, {key: item})
+                steps[position] = f".{key}"
+                break
+    return found
+
+
+def _at(value: Any, steps: Sequence[str]) -> Any:
+    for step in steps:
+        value = value[int(step[1:-1])] if step.startswith("[") else value[step[1:]]
+    return value
+
+
+def _with(value: Any, steps: Sequence[str], inner: object) -> Any:
+    """A copy of nested mappings and lists with something else at a place."""
+    if not steps:
+        return inner
+    key = int(steps[0][1:-1]) if steps[0].startswith("[") else steps[0][1:]
+    copy = dict(value) if isinstance(value, Mapping) else list(value)
+    copy[key] = _with(value[key], steps[1:], inner)  # type: ignore[index]
+    return copy
+
+
+def _list(path: str, given: object) -> list[Any]:
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(f"{path}: expected a list, not {given!r}")
+    return list(given)
+
+
+def _mapping(path: str, given: object) -> dict[Any, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{path}: expected a mapping, as {{'NAME': 'value'}}, not {given!r}")
+    return dict(given)
+
+
+def _env(given: object) -> dict[str, str]:
+    """Variables; a whole number is the text of it."""
+    values = {key: str(value) if type(value) is int else value for key, value in _mapping("env", given).items()}
+    return _converted("env", values, dict[str, str])  # type: ignore[no-any-return]
+
+
+def _resources(given: object) -> Resources:
+    """Amounts may be numbers: `cpu=2` is "2", and 0.5 is "0.5"."""
+    if given is None or isinstance(given, Resources):
+        return given or Resources()
+    document = _mapping("resources", given)
+    for kind, amounts in document.items():
+        if isinstance(amounts, Mapping):
+            document[kind] = {name: str(amount) if type(amount) in (int, float) else amount for name, amount in amounts.items()}
+    return _converted("resources", document, Resources)  # type: ignore[no-any-return]
+
+
+def _ttl(ttl: object, ttl_us: object) -> int:
+    if ttl_us is not None:
+        return _converted("ttl_us", ttl_us, Annotated[int, msgspec.Meta(ge=0, le=TTL_MAX_US)])  # type: ignore[no-any-return]
+    if not isinstance(ttl, (str, timedelta)):
+        raise InputError(f'ttl: expected a duration, as "10m", not {ttl!r}')
+    try:
+        us = parse_duration_us(ttl)
+    except (InputError, OverflowError) as exc:
+        raise InputError(f"ttl: {exc}") from None
+    if us > TTL_MAX_US:
+        raise InputError(f"ttl: {ttl!r} is longer than ten years; a lease without an end keeps a service for as long as you like")
+    return us
 
 
 def _ports(given: object) -> dict[str, int | None]:
     if isinstance(given, (int, str)) and not isinstance(given, bool):
         given = {"main": given} if isinstance(given, int) else {given: None}
-    elif isinstance(given, Sequence):
-        given = dict.fromkeys(given)
-    return _converted("ports", dict(given) if isinstance(given, Mapping) else given, dict[str, PortNumber | None])  # type: ignore[no-any-return]
+    elif not isinstance(given, Mapping):
+        named = _list("ports", given)
+        for index, name in enumerate(named):
+            if not isinstance(name, str):
+                raise InputError(f"ports[{index}]: {name!r} is no name; write ports={{'main': 8080}} for a number, or names in a list")
+        given = dict.fromkeys(named)
+    ports: dict[str, int | None] = _converted("ports", dict(given), dict[str, PortNumber | None])
+    taken: dict[int, str] = {}
+    for name, number in ports.items():
+        if number is not None and taken.setdefault(number, name) != name:
+            raise InputError(f"ports.{name}: {number} is the number of port {taken[number]!r} already")
+    return ports
 
 
 def _check(spec: ServiceSpec) -> None:
@@ -421,6 +524,12 @@ def _check(spec: ServiceSpec) -> None:
                 raise InputError(f"{path}.{variable}: a variable's name is letters, digits and '_', no digit first")
     for variable in spec.env.keys() & spec.secrets.keys():
         raise InputError(f"secrets.{variable}: this variable is in env already")
+    for variable, reference in spec.secrets.items():
+        if not _SECRET.fullmatch(reference):
+            raise InputError(
+                f'secrets.{variable}: {reference!r} must say where the value is: "name/key" of a Kubernetes secret, or, on this machine, '
+                '"env:NAME" or "file:PATH"'
+            )
     check_resources(spec.resources.requests, spec.resources.limits)
     _check_readiness(spec)
     _check_volumes(spec.volumes)
@@ -430,6 +539,8 @@ def _check(spec: ServiceSpec) -> None:
         (f"exports.{key}", text, False) for key, text in spec.exports.items()
     ]
     for path, text, inside in texts:
+        if not text.isascii() and _is_torn(text):
+            raise InputError(f"{path}: {text!r} holds half a character (a surrogate), which UTF-8 cannot")
         if "\0" in text:
             raise InputError(f"{path}: a program's arguments and variables cannot hold a NUL byte")
         for word in words_of(text, path=path, inside=inside):
@@ -438,6 +549,14 @@ def _check(spec: ServiceSpec) -> None:
                 raise InputError(f"{path}: {text!r} names a port, and the service has none (ports)")
             if port and port not in spec.ports:
                 raise InputError(f"{path}: {text!r} names port {port!r}; there is: {', '.join(spec.ports)}")
+
+
+def _is_torn(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _check_readiness(spec: ServiceSpec) -> None:
