@@ -6,7 +6,7 @@ import json
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 import fondaco as fd
+from fondaco.core.errors import NotFoundError
 from flyte_backend import Backend, Wire
 from flyte_connectors import ConnectorProcess, connector
 from waiting import wait_for
@@ -87,7 +88,8 @@ class FlytePlatform:
     def remove_all(self) -> None:
         """Remove every service, and see that no process of them is left."""
         for name in self.names():
-            self.services.delete(name, force=True)
+            with suppress(NotFoundError):  # a connector's reaper may have removed it meanwhile
+                self.services.delete(name, force=True)
 
         def gone() -> bool:
             self.services.reap()

@@ -98,8 +98,8 @@ def test_defect_03_and_04_a_refusal_leaves_nothing_and_the_next_attempt_works(
     cluster: Cluster, flyte: tuple[FlytePlatform, Backend]
 ) -> None:
     here, backend = flyte
-    refused = task(Name="half", Spec={"pod": {"template": {"spec": {"dnsPolicy": "Nonsense"}}}})
-    with pytest.raises(TaskFailedError, match="dnsPolicy"):
+    refused = task(Name="half", Spec={"pod": {"template": {"spec": {"restartPolicy": "Never"}}}})
+    with pytest.raises(TaskFailedError, match="restartPolicy"):
         backend.run(refused, Execution("a"))
     wait_for(lambda: not objects(cluster) and not here.names(), "nothing to be left")
     run = backend.create(task(Name="half"), Execution("a"), lose_answers=2)
