@@ -48,6 +48,8 @@ def test_the_role_is_enough_for_all_that_the_provisioner_does_and_every_right_is
         provisioner.check(_desired())
         provisioner.apply(_desired("ready:0;0=crash:1"))
         wait_for(lambda: provisioner.observe("web-1").phase is Phase.FAILED, "it to fail")
+        trial = _desired("ready:0;0=crash:1")  # it may be running just now, for a moment: then nothing is to be tried anew
+        wait_for(lambda: provisioner.apply(trial) or ("delete", "pods") in used, "a pod that has failed to be tried anew")
         provisioner.apply(_desired())
         wait_for(lambda: provisioner.observe("web-1").phase is Phase.READY, "it to be ready")
         assert provisioner.logs("web-1", index=0) == ["it speaks"]

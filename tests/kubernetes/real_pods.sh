@@ -4,7 +4,9 @@
 #   tests/kubernetes/build_control_plane.sh --real-pods          once
 #   tests/kubernetes/real_pods.sh [COMMAND...]                   default: pytest -m real_pods tests/kubernetes
 #
-# For root on Linux with cgroups v1; opt-in, as a kubelet is a guest with large demands. The command gets KUBECONFIG and FONDACO_REAL_PODS=1.
+# For root on Linux with cgroups v1; opt-in, as a kubelet is a guest with large demands. The command gets KUBECONFIG, and in
+# FONDACO_TEST_IMAGE an image that is there.
+#
 # Everything lives in mount, network and PID namespaces and in one temporary folder: when the command ends, the kernel ends all processes,
 # pods included. There is no DNS and no kube-proxy: pods are reached by their addresses.
 #
@@ -89,7 +91,7 @@ inside() {
         --container-runtime-endpoint="unix://$work/containerd.sock" --cgroup-root=/ --cgroups-per-qos=true \
         --enforce-node-allocatable= >"$work/kubelet.log" 2>&1 &
     wait_for "the node to be ready" node_is_ready
-    export FONDACO_REAL_PODS=1
+    export FONDACO_TEST_IMAGE=docker.io/local/busy:1
     "$@"
 }
 

@@ -141,13 +141,18 @@ def test_ports_without_a_number_get_the_next_free_ones() -> None:
     assert port_numbers(ServiceSpec("s", command=["x"], ports={"a": None, "b": 7080, "c": None})) == {"a": 7081, "b": 7080, "c": 7082}
 
 
-def test_two_ports_of_one_number_are_refused() -> None:
-    with pytest.raises(InputError, match=r"ports.a: 80 is the number of ports.b too"):
-        port_numbers(ServiceSpec("s", command=["x"], ports={"a": 80, "b": 80}))
-
-
 def test_endpoints_have_the_configured_domain() -> None:
     spec = ServiceSpec("s", command=["x"], ports=1234)
     assert endpoints_of("svc", spec, 1, Place("texas", "teams", domain="cluster.local")) == {
         "main": ("svc-0.svc.teams.svc.cluster.local:1234",)
     }
+
+
+def test_more_endpoints_than_an_argument_can_hold_are_refused() -> None:
+    few = ServiceSpec("s", command=["serve", "{endpoints}"], ports=80, replicas=1000)
+    start_of(desired(few), PLACE)
+    many = ServiceSpec("s", command=["serve", "{endpoints}"], ports=80, replicas=4096)
+    with pytest.raises(InputError, match=r"command: \d+ bytes, filled in, are more than Linux takes in one argument"):
+        start_of(Desired("a-rather-long-name-of-a-service", 3, many, 4096), PLACE)
+    with pytest.raises(InputError, match=r"env: \d+ bytes"):
+        start_of(Desired("a-rather-long-name-of-a-service", 3, many.replace(command=["x"], env={"ALL": "{endpoints}"}), 4096), PLACE)

@@ -1,16 +1,15 @@
 """Services as pods that really run: what they are told, how they answer, what they say, how they change, crash, and go.
 
-    tests/kubernetes/real_pods.sh        root only; without it, or FONDACO_REAL_PODS=1 and a cluster of your own, these tests skip
-
-A cluster of your own needs the image docker.io/local/busy:1 (real_pods_image.py) on its nodes, and pods that this machine reaches.
+tests/kubernetes/real_pods.sh                   root only: a kubelet of our own
+KUBECONFIG=... pytest -m real_pods ...          a cluster of yours, which pulls busybox or $FONDACO_TEST_IMAGE
 """
 
 from __future__ import annotations
 
 import os
 
-import httpx
 import pytest
+from tests.kubernetes.api import ApiError
 
 from fondaco.adapters.kubernetes import KubernetesProvisioner
 from fondaco.services.provisioner import Desired, Phase
@@ -19,20 +18,21 @@ from waiting import wait_for
 
 pytestmark = [
     pytest.mark.real_pods,
-    pytest.mark.skipif("FONDACO_REAL_PODS" not in os.environ, reason="no real pods: tests/kubernetes/real_pods.sh runs these tests"),
+    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no real pods: tests/kubernetes/real_pods.sh runs these tests"),
     pytest.mark.timeout(600),
 ]
+IMAGE = os.environ.get("FONDACO_TEST_IMAGE", "docker.io/library/busybox:1.36")
 PATIENCE_S = 180.0
 SERVE = 'echo "$WORD from {index} of {replicas}" >/tmp/index.html; echo "{index} serves $WORD"; exec httpd -f -p {port} -h /tmp'
 
 
 def desired(command, *, replicas=2, incarnation=1, **settings):
     settings = {
-        "image": "docker.io/local/busy:1",
+        "image": IMAGE,
         "command": ["sh", "-c", command],
         "ports": ["http"],
         "readiness": {"http": "/index.html", "every_s": 1},
-        "pod": {"pull_policy": "Never", "grace_s": 1},
+        "pod": {"grace_s": 1},
     } | settings
     spec = ServiceSpec("web", replicas=replicas, **settings)
     return Desired(spec.service, incarnation, spec, replicas)
@@ -46,15 +46,14 @@ def provisioner(cluster):
 
 
 def answers(cluster, service):
-    """What each instance answers now, by its number; None where it does not."""
+    """What each instance answers now, by its number; None where it does not. The API server asks, who reaches pods from anywhere."""
     said = {}
     for pod in cluster.pods(f"app.kubernetes.io/instance={service}"):
-        number, address = int(pod["metadata"]["name"].rpartition("-")[2]), pod["status"].get("podIP")
+        name, port = pod["metadata"]["name"], pod["spec"]["containers"][0]["ports"][0]["containerPort"]
         try:
-            port = pod["spec"]["containers"][0]["ports"][0]["containerPort"]
-            said[number] = httpx.get(f"http://{address}:{port}/index.html", trust_env=False, timeout=2).text.strip() if address else None
-        except httpx.HTTPError:
-            said[number] = None
+            said[int(name.rpartition("-")[2])] = cluster.api.get(cluster.path("pods", f"{name}:{port}") + "/proxy/index.html").strip()
+        except ApiError:
+            said[int(name.rpartition("-")[2])] = None
     return said
 
 
@@ -135,5 +134,5 @@ def test_pods_run_as_restricted_as_they_are_told(cluster, provisioner):
     assert set(facts["Uid"].split()) == {"1000"}
     assert facts["NoNewPrivs"] == "1"
     assert {facts[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {"0" * 16}
-    assert facts["Seccomp"] == "2"
+    assert facts["Seccomp"] == "2"  # a filter
     wait_for(lambda: provisioner.remove(wants.service, 1), "it to be gone", PATIENCE_S)

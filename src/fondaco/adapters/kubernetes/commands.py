@@ -27,6 +27,7 @@ from fondaco.services.provisioner import Desired
 from fondaco.services.spec import ServiceSpec
 
 POD: Final = "FONDACO_POD"
+_TEXT_BYTES_MAX: Final = 131_071  # MAX_ARG_STRLEN (execve(2)); also of a variable, with its name
 _SHELL: Final = {"pod": f'"${POD}"', "index": '"$1"', "shard": '"$2"'}
 
 
@@ -47,21 +48,10 @@ class Start(NamedTuple):
 
 
 def port_numbers(spec: ServiceSpec) -> dict[str, int]:
-    """The port numbers, in the order of the spec; those that it leaves open are 7080 and following.
-
-    Raises:
-        InputError: two ports have one number.
-    """
+    """The port numbers, in the order of the spec; those that it leaves open are 7080 and following."""
     taken = {number for number in spec.ports.values() if number is not None}
     free = (number for number in range(PORT_FIRST, 65536) if number not in taken)
-    numbers = {name: next(free) if number is None else number for name, number in spec.ports.items()}
-    for name, number in numbers.items():
-        for other, same in numbers.items():
-            if other != name and same == number:
-                raise InputError(
-                    f"ports.{name}: {number} is the number of ports.{other} too; all instances of a pod's network need their own"
-                )
-    return numbers
+    return {name: next(free) if number is None else number for name, number in spec.ports.items()}
 
 
 def endpoints_of(service: str, spec: ServiceSpec, replicas: int, place: Place) -> dict[str, tuple[str, ...]]:
@@ -88,6 +78,8 @@ def start_of(desired: Desired, place: Place) -> Start:
         started = _through_shell(command, spec.shards, in_shell)
     else:
         started = [_written(text) for text in command]
+    _check_length("command", started)
+    _check_length("env", [f"{name}={_written(text)}" for name, text in variables.items()])
     return Start(started, {name: _written(text) for name, text in variables.items() if name not in in_shell})
 
 
@@ -98,6 +90,15 @@ def probe_of(desired: Desired, place: Place) -> list[str]:
     if any(isinstance(piece, Own) for text in command for piece in text):
         return _through_shell(command, desired.spec.shards, {})
     return [_written(text) for text in command]
+
+
+def _check_length(path: str, texts: Sequence[str]) -> None:
+    for text in texts:
+        if (size := len(text.replace("$$", "$").encode())) > _TEXT_BYTES_MAX:
+            raise InputError(
+                f"{path}: {size} bytes, filled in, are more than Linux takes in one argument ({_TEXT_BYTES_MAX}): let instances find each "
+                "other by name (instance i is at {name}-i.{name}), rather than name {endpoints}"
+            )
 
 
 def depends_on_replicas(spec: ServiceSpec) -> bool:

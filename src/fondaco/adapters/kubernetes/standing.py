@@ -58,7 +58,7 @@ def observed(name: str, found: Found, place: Place, *, now: datetime, patience_s
     desired = desired_of(first)
     live_total = int((found.stateful_set or {}).get("spec", {}).get("replicas", 0))
     total = desired.replicas if desired is not None else live_total
-    endpoints = _endpoints(desired, place)
+    endpoints = endpoints_of(desired.service, desired.spec, desired.replicas, place) if desired is not None else {}
     addresses = next(iter(endpoints.values()), ())
     pods = found.current_pods(total)
     missing = _missing(found, now, patience_s)
@@ -85,13 +85,6 @@ def _only_pods(name: str, pods: Sequence[Pod]) -> Observed:
     nodes = ", ".join(sorted({pod.spec.node_name for pod in pods if pod.spec.node_name})) or "no node yet"
     reason = f"{len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} left (on {nodes})"
     return Observed(name, int(incarnation), Phase.REMOVING, 0, 0, reason)
-
-
-def _endpoints(desired: Desired | None, place: Place) -> dict[str, tuple[str, ...]]:
-    try:
-        return endpoints_of(desired.service, desired.spec, desired.replicas, place) if desired is not None else {}
-    except InputError:  # a spec that this version refuses: it still runs
-        return {}
 
 
 def _log(place: Place, service: str, index: int) -> str:
