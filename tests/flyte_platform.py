@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 
 import fondaco as fd
-from fondaco.core.errors import NotFoundError
 from flyte_backend import Backend, Wire
 from flyte_connectors import ConnectorProcess, connector
+from fondaco.core.errors import NotFoundError
 from waiting import wait_for
 
 # A data service that says what it was started with: answers with its environment and arguments, on every path, after a while.
