@@ -43,12 +43,12 @@ def test_the_role_is_enough_for_all_that_the_provisioner_does_and_every_right_is
     used = set()
     with Api(account) as api:  # rights come into force a moment after they were granted
         wait_for(lambda: _may_list_pods(api, cluster), "the role to count")
-    provisioner = KubernetesProvisioner("main", kubeconfig=account, on_request=lambda *what: used.add(what))
+    provisioner = KubernetesProvisioner("main", kubeconfig=account, patience_s=0, on_request=lambda *what: used.add(what))
     try:
         provisioner.check(_desired())
-        provisioner.apply(_desired("ready:0;0=crash:1"))
+        provisioner.apply(_desired("ready:0;0=pull-error"))
         wait_for(lambda: provisioner.observe("web-1").phase is Phase.FAILED, "it to fail")
-        trial = _desired("ready:0;0=crash:1")  # it may be running just now, for a moment: then nothing is to be tried anew
+        trial = _desired("ready:0;0=pull-error")  # it may be running just now, for a moment: then nothing is to be tried anew
         wait_for(lambda: provisioner.apply(trial) or ("delete", "pods") in used, "a pod that has failed to be tried anew")
         provisioner.apply(_desired())
         wait_for(lambda: provisioner.observe("web-1").phase is Phase.READY, "it to be ready")
