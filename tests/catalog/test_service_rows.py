@@ -1,4 +1,4 @@
-"""Services, their leases and runs as rows."""
+"""Services, their leases and runs as rows, in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from sqlalchemy.exc import IntegrityError
 
 from fondaco.catalog import Catalog, RunState, ServiceRow, ServiceState, runs, services
 from fondaco.core.errors import RunNotFoundError, ServiceNotFoundError
+from postgres_server import PostgresServer, running_server
 
 
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    opened = Catalog.open(tmp_path)
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def catalog(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Catalog]:
+    server = request.getfixturevalue("server") if request.param == "postgres" else None
+    opened = Catalog.open(tmp_path, url=None if server is None else server.new_database())
     yield opened
     opened.close()
 
