@@ -213,7 +213,7 @@ class _OwnPort:
         answer = await self._probe.is_ready(pid)
         self.why = self._probe.why
         if answer and self._asks_port:
-            found = tree.listener(self._plan.asked_port)
+            found = tree.listener(self._plan.asked_port, likely=pid)
             if found is not None and not self._is_ours(found[0], pid):
                 self.why = f"port {self._plan.asked_port} is answered by process {found[0]} ({found[1]}), which is none of this instance"
                 return False

@@ -7,6 +7,7 @@ other for milliseconds (`files.locked`). Any thread. Linux.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from fondaco.core.errors import CorruptFileError, InputError, StateError, UnavailableError
+from fondaco.core.errors import CorruptFileError, InputError, PermissionDeniedError, StateError, UnavailableError
 from fondaco.core.files import os_errors
 from fondaco.services.local import ports, tree
 from fondaco.services.local.files import SERVICES_DIRECTORY, Kept, Place, State, locked, places
@@ -46,7 +47,7 @@ class LocalProvisioner:
     """
 
     def __init__(self, directory: Path | str, *, cluster: str = "local", host: str = HOST) -> None:
-        self._platform = Path(directory).absolute()
+        self._platform = Path(directory).resolve()  # its name is in markers: one spelling for all
         self.services = self._platform / SERVICES_DIRECTORY
         self._cluster, self._host = cluster, host
 
@@ -77,7 +78,14 @@ class LocalProvisioner:
         return observe(Place(self.services, service))
 
     def observe_all(self) -> Mapping[str, Observed]:
-        return {place.service: seen for place in places(self.services) if (seen := observe(place)).phase is not Phase.ABSENT}
+        """As `Provisioner.observe_all`; services of other users of the machine, which cannot be read, are left out."""
+        result = {}
+        for place in places(self.services):
+            with contextlib.suppress(PermissionDeniedError):
+                seen = observe(place)
+                if seen.phase is not Phase.ABSENT:
+                    result[place.service] = seen
+        return result
 
     def remove(self, service: str, incarnation: int) -> bool:
         """As `Provisioner.remove`. One whose files say nothing of an incarnation any more is taken to carry the one that is asked for."""
