@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +138,7 @@ def test_kinds_of_pages_are_learned_and_a_replica_killed_in_mid_epoch_changes_no
 
 
 def _processor_seconds(service: Service) -> list[float]:
-    return [sum(psutil.Process(process.pid).cpu_times()[:2]) for process in service.processes]
+    return [sum(psutil.Process(pid).cpu_times()[:2]) for pid in service.pids]
 
 
 def _kill_the_busier(service: Service, used: list[float]) -> None:
@@ -147,8 +146,8 @@ def _kill_the_busier(service: Service, used: list[float]) -> None:
     busy = np.reshape(np.subtract(_processor_seconds(service), used), (2, 2))  # [replica, shard]
     for shard, replica in enumerate(busy.argmax(axis=0)):
         assert busy[replica, shard] > 0
-        process = service.processes[2 * replica + shard]
-        process.send_signal(signal.SIGKILL)
+        process = psutil.Process(service.pids[2 * replica + shard])
+        process.kill()
         process.wait()
 
 
