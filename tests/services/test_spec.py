@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -177,3 +179,13 @@ def test_connect_without_a_url_asks_the_environment(monkeypatch: pytest.MonkeyPa
 def test_words_in_braces_are_filled_in_and_doubled_braces_stay() -> None:
     assert words_of("{{x}} {name}:{port.main}", path="p", inside=True) == {"name", "port.main"}
     assert filled("{{x}} {name}:{port.main}", {"name": "a", "port.main": 7}) == "{x} a:7"
+
+
+def test_a_spec_needs_no_database_and_no_cluster() -> None:
+    program = """if True:
+        import sys, fondaco, fondaco.services
+        fondaco.ServiceSpec.graph("routes").identity
+        [getattr(fondaco.services, name) for name in fondaco.services.__all__]
+        print([name for name in ("sqlalchemy", "numba", "numpy", "lightkube", "grpc", "duckdb") if name in sys.modules])"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
