@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,17 +22,17 @@ import msgspec
 from fondaco.core.errors import CorruptFileError, InputError, PermissionDeniedError, StateError, UnavailableError
 from fondaco.core.files import os_errors
 from fondaco.services.local import ports, tree
+from fondaco.services.local.checks import check_program, check_secrets_here, check_shape
 from fondaco.services.local.files import SERVICES_DIRECTORY, Kept, Place, State, locked, places
 from fondaco.services.local.keeper import end_strays, take_away
 from fondaco.services.local.limits import check as check_limits
 from fondaco.services.local.logfile import tail
 from fondaco.services.local.observing import observe, same
-from fondaco.services.local.plan import check_secrets, inherited, words
+from fondaco.services.local.plan import inherited
 from fondaco.services.provisioner import Desired, Observed, Phase
-from fondaco.services.spec import ServiceSpec, Volume, filled
+from fondaco.services.spec import ServiceSpec, Volume
 
 HOST: Final = "127.0.0.1"
-INSTANCES_MAX: Final = 64  # of one service: each is a process, often of 100 MB; thousands by a slip of the hand take a machine down
 _SOON_S: Final = 2.0  # a removal waits so long for processes that obey at once, so that one call is enough for most
 
 
@@ -59,16 +58,16 @@ class LocalProvisioner:
         """As `Provisioner.check`: image without command, other kinds of volumes and secrets, programs that are not there, ports that are
         taken, more CPUs or memory or devices than the machine has."""
         spec = desired.spec
-        _check_shape(spec, desired.replicas)
-        _check_secrets_here(spec)
+        check_shape(spec, desired.replicas)
+        check_secrets_here(spec)
         check_limits(spec.resources)
-        _check_program(spec, desired, self._platform, self._host)
+        check_program(spec, desired, self._platform, self._host)
         if not Place(self.services, desired.service).exists():
             self._check_ports(desired)
 
     def apply(self, desired: Desired) -> None:
         """As `Provisioner.apply`."""
-        _check_shape(desired.spec, desired.replicas)
+        check_shape(desired.spec, desired.replicas)
         place = Place(self.services, desired.service)
         with locked(self.services):
             self.write(place, desired)
@@ -252,55 +251,6 @@ def _ports_of_state(place: Place) -> tuple[dict[str, int], ...]:
         return ()
     by_index = {one.index: one.ports for one in state.instances}
     return tuple(by_index.get(index, {}) for index in range(max(by_index, default=-1) + 1))
-
-
-# -- what can be seen before anything is made -----------------------------------------------------------------------------------------
-
-
-def _check_shape(spec: ServiceSpec, replicas: int) -> None:
-    """What cannot be here at all.
-
-    Raises:
-        InputError: names the path.
-    """
-    if not spec.command:
-        raise InputError("command: a service of this machine needs a command; images are for Kubernetes")
-    if replicas > INSTANCES_MAX:
-        raise InputError(
-            f"replicas: {replicas} are more processes than one machine should run; {INSTANCES_MAX} at most here, any number on Kubernetes"
-        )
-    check_secrets(spec.secrets)
-    ports.check_fixed(spec.ports, replicas=replicas)
-    for index, volume in enumerate(spec.volumes):
-        if volume.host is None and not volume.empty:
-            raise InputError(f"volumes[{index}]: {volume.path}: this machine has no claims, secrets or configs; use host or empty")
-        if volume.host is not None and volume.host != volume.path:
-            raise InputError(f"volumes[{index}]: nothing is mounted on this machine: host must be the same as path, {volume.path!r}")
-        if volume.host is not None and not os.path.exists(volume.host):
-            raise InputError(f"volumes[{index}]: there is no {volume.host}")
-
-
-def _check_secrets_here(spec: ServiceSpec) -> None:
-    for name, reference in spec.secrets.items():
-        kind, _, rest = reference.partition(":")
-        if kind == "env" and rest not in os.environ:
-            raise InputError(f"secrets.{name}: the variable {rest} is not set")
-        if kind == "file" and not os.access(rest, os.R_OK):
-            raise InputError(f"secrets.{name}: {rest} cannot be read")
-
-
-def _check_program(spec: ServiceSpec, desired: Desired, platform: Path, host: str) -> None:
-    some = tuple(dict.fromkeys(spec.ports, 1) for _ in range(desired.replicas)) if spec.ports else ()
-    trial = Kept(desired.service, 0, 0, {}, desired.replicas, {}, host, some, {})
-    values = words(spec, trial, 0, platform)
-    path = filled(spec.env["PATH"], values) if "PATH" in spec.env else os.environ.get("PATH", os.defpath)
-    for where, command in (("command", spec.command), ("readiness.command", spec.readiness.command)):
-        if not command:
-            continue
-        program = filled(command[0], values)
-        if shutil.which(program, path=path) is None:
-            missing = "is not there, or may not be executed" if "/" in program else f"is in none of PATH's folders ({path})"
-            raise InputError(f"{where}[0]: the program {program!r} {missing}")
 
 
 def _secrets_now(place: Place, spec: ServiceSpec) -> dict[str, str]:
