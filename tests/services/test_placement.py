@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fondaco.core.config import ServicesConfig
+from fondaco.core.config import ServicesConfig, load_config
 from fondaco.core.errors import InputError, NotFoundError, StateError, UnavailableError
 from fondaco.services.manager import Services
-from fondaco.services.places import Places
+from fondaco.services.places import Places, configured
 from fondaco.services.provisioner import Phase
 from fondaco.services.spec import Placement
 from services.fake_provisioner import FakePlace
@@ -103,3 +105,26 @@ def test_a_provisioner_is_opened_when_it_is_first_needed(services: Services, pla
     with pytest.raises(NotFoundError, match="no cluster 'oregon'"):
         there.provisioner("oregon")
     there.close()
+
+
+def test_clusters_come_from_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "fondaco.toml").write_text(
+        """
+        [services]
+        default = "texas"
+        reap_s = 2.5
+        lease = "30s"
+        [services.clusters.texas]
+        kind = "kubernetes"
+        context = "tx"
+        namespace = "ml"
+        labels = { region = "south" }
+        volumes = [{ path = "/var/lib/fondaco", claim = "fondaco" }]
+        """
+    )
+    config = load_config(tmp_path).services
+    assert list(configured(config)) == ["local", "texas"]
+    assert (config.default, config.lease, configured(config)["texas"].namespace) == ("texas", "30s", "ml")
+    (tmp_path / "fondaco.toml").write_text('[services.clusters.texas]\nkind = "nomad"\n')
+    with pytest.raises(InputError, match=r"fondaco\.toml.*nomad"):
+        load_config(tmp_path)
