@@ -56,7 +56,7 @@ def connector(directory: Path, *options: str) -> Iterator[ConnectorProcess]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     running = ConnectorProcess(process, log_file)
     try:
-        wait_for(lambda: "connector listens on" in running.log or process.poll() is not None, f"a connector; it said: {running.log}")
+        wait_for(lambda: "connector listens on" in running.log or process.poll() is not None, "a connector to listen", 4 * PATIENCE_S)
         found = re.search(r"connector listens on (\S+) ", running.log)
         assert found is not None, running.log
         running.address = found[1]

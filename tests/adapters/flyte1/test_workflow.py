@@ -228,7 +228,7 @@ def test_a_service_that_fails_in_a_local_run_says_why_and_is_not_held(local_plat
 def test_killing_a_connector_loses_nothing(tmp_path: Path) -> None:
     """kill -9 between create and get: another replica, and one started later, answer for it."""
     with flyte_platform(tmp_path / "data") as here, here.backend(Flyte1()) as backend:
-        config = DataServiceConfig(Command=serving_command("survivor", after_s=1.0), Readiness="/", Ttl="1s")
+        config = DataServiceConfig(Command=serving_command("survivor", after_s=1.0), Readiness="/", Ttl="10m")
         run = backend.create(template_of(DataServiceTask(name="echo", task_config=config)), Execution("one"))
         here.connectors[0].kill()
         assert backend.wait(run)["endpoints"], "errors of the dead replica are among those a backend forgives"
