@@ -7,6 +7,7 @@ same at once. No lock is held and no transaction is open while a provisioner is 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import getpass
 import os
 import socket
@@ -239,13 +240,17 @@ class Services:
         """
         from fondaco.catalog import services
 
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
+            raise InputError(f"replicas: a service has 1 to {REPLICAS_MAX} instances, not {replicas!r}")
+        row, _ = self._context.read(lambda connection: self._look_up(connection, service))
+        spec = spec_of(row)
+        if replicas % spec.shards:
+            raise InputError(f"replicas: {replicas} is not a multiple of the shards of service {service!r}, {spec.shards}")
+        with contextlib.suppress(UnavailableError):  # a cluster has its own bounds, and is asked before anything is noted
+            self._context.places.provisioner(row.cluster).check(_desired_for_check(row, spec.replace(replicas=replicas)))
+
         def change(connection: Connection) -> ServiceRow:
             row = services.get(connection, service)
-            spec = spec_of(row)
-            if isinstance(replicas, bool) or not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX:
-                raise InputError(f"replicas: a service has 1 to {REPLICAS_MAX} instances, not {replicas!r}")
-            if replicas % spec.shards:
-                raise InputError(f"replicas: {replicas} is not a multiple of the shards of service {service!r}, {spec.shards}")
             services.update(connection, row.id, replicas=replicas)
             return row
 
