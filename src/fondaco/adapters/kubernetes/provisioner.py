@@ -267,7 +267,7 @@ class KubernetesProvisioner:
         return self._observed(ask, service, found)
 
     def observe_all(self) -> Mapping[str, Observed]:
-        """As `Provisioner.observe_all`; one request for each thousand of objects of a kind, and two for events."""
+        """As `Provisioner.observe_all`; one request for every 500 objects of a kind, and at most two for events."""
         ask = self._client.within()
         all_found: dict[str, Found] = {}
         selector = self._place.selector
