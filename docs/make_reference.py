@@ -19,6 +19,12 @@ PACKAGES = [
     "fondaco.graph.torch",
     "fondaco.graph.pyg",
     "fondaco.graph.deepgnn",
+    "fondaco.services",
+    "fondaco.adapters.kubernetes",
+    "fondaco.models",
+    "fondaco.adapters.kubeflow",
+    "fondaco.adapters.flyte1",
+    "fondaco.adapters.flyte2",
 ]
 HEAD = """# Reference
 

@@ -117,6 +117,7 @@ class KubernetesProvisioner:
 
     @property
     def cluster(self) -> str:
+        """Its name in the configuration."""
         return self._place.cluster
 
     @property
@@ -130,6 +131,7 @@ class KubernetesProvisioner:
         return dict(self._client.counts)
 
     def close(self) -> None:
+        """Give connections back; services go on."""
         self._client.close()
 
     # -- check and apply ----------------------------------------------------------------------------------------------------------------
