@@ -110,6 +110,9 @@ def _print_graph(console: Console, graph: GraphFigures) -> None:
     table.add_row("steps of walks, none past September; steps a second", f"{graph.steps:,}, {graph.steps_per_second:,.0f}")
     table.add_row("nodes embedded", f"{graph.embedded:,}")
     table.add_row(f"seconds to learn from {graph.pairs:,} pairs of nodes", f"{graph.train_seconds:.1f}")
+    table.add_row("seconds until a service of it was ready, two processes", f"{graph.service_seconds:.1f}")
+    same = "equal" if graph.served_equal else "NOT EQUAL"
+    table.add_row(f"  the same walks there, {same} to those in process; steps a second", f"{graph.served_steps_per_second:,.0f}")
     console.print(table)
 
 
