@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,10 @@ from flyteidl2.core import identifier_pb2
 from flyteidl2.core.execution_pb2 import TaskLog
 
 from flyte_backend import CALL_S, Backend, Execution, Got, Run, value_of
+
+with warnings.catch_warnings():  # imported with the first value that it carries; pydantic deprecates how a class there is configured
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import flyte.io  # noqa: F401
 
 
 class Flyte2:
