@@ -321,9 +321,13 @@ class Services:
 
     # -- look after -------------------------------------------------------------------------------------------------------------------
 
-    def reap(self) -> ReapReport:
-        """One look of the reaper (`fondaco.services.reaper`)."""
-        return reaper.reap(self._context)
+    def reap(self, *, repair: bool = True) -> ReapReport:
+        """One look of the reaper (`fondaco.services.reaper`).
+
+        Args:
+            repair: False: end, remove and adopt only; apply nothing.
+        """
+        return reaper.reap(self._context, repair=repair)
 
     def adopt(self) -> ReapReport:
         """Enter again what runs without a row in the catalog: only that part of `reap`."""

@@ -19,6 +19,8 @@ import msgspec
 
 from fondaco.core.errors import FondacoError
 from fondaco.services.context import ServicesContext, apply_live, desired_of, differs, settle_stranger
+from fondaco.services.local.files import SERVICES_DIRECTORY
+from fondaco.services.local.sweep import note_look
 from fondaco.services.provisioner import Observed, Phase
 
 if TYPE_CHECKING:
@@ -69,9 +71,11 @@ class _Look:
         return ReapReport(**{name: tuple(sorted(said)) for name, said in vars(self).items()})
 
 
-def reap(context: ServicesContext) -> ReapReport:
+def reap(context: ServicesContext, *, repair: bool = True) -> ReapReport:
     """One look.
 
+    Args:
+        repair: False: apply nothing.
     Raises:
         UnavailableError, StorageError: of the catalog. Whatever a cluster answers is in the report.
     """
@@ -87,11 +91,12 @@ def reap(context: ServicesContext) -> ReapReport:
     _unreachable(look, rows, seen)
     now_us = context.now_us()
     work = []
-    for row in rows:
+    for row in rows if repair else ():
         done = _to_be_applied(look, row, leases.get(row.id, []), seen, now_us)
         if done is not None:
             work.append((row.name, _applying(context, row, done)))
     _at_once(look, work)
+    note_look(context.catalog.directory / SERVICES_DIRECTORY)
     return look.report()
 
 

@@ -2,6 +2,7 @@
 
     .lock                    held (flock) while a service is made, changed or taken away: milliseconds
     .ports/<number>          a symbolic link to <service>: the port is that service's, whether it runs or not
+    .reaped                  its time of change is when a reaper has last looked (`sweep`)
     <service>/desired.json   what shall be: sealed; written by `apply`, read by the keeper
     <service>/state.json     how it stands: sealed, not synced (after a power loss nothing of it runs); written by the keeper
     <service>/secrets.json   values of secrets that came from the caller's environment; mode 0600

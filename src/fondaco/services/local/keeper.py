@@ -1,8 +1,9 @@
 """Keeper: the process that keeps one service: `python -m fondaco.services.local.keeper PLATFORM SERVICE`, detached from whoever began it.
 
 It reads what shall be from desired.json, runs it, and writes how it stands to state.json. It looks again when a byte comes through `wake`,
-when an instance changes, and every few seconds. It ends when the service is removed, when its directory is gone, or on SIGTERM; its
-instances end with it, also after `kill -9` (see `processes.launch`), and the next keeper ends first what they may have left.
+when an instance changes, and every few seconds; then it also sees to it that somebody looks whether services are still wanted (`sweep`).
+It ends when the service is removed, when its directory is gone, or on SIGTERM; its instances end with it, also after `kill -9` (see
+`processes.launch`), and the next keeper ends first what they may have left.
 
 One keeper a service, by a lock that dies with it. One thread and no more: children are set up between fork and exec. It never ends because
 of a full disk or a damaged file: it says so and goes on with what it knows.
@@ -29,6 +30,7 @@ from fondaco.services.local.files import SERVICES_DIRECTORY, Kept, KeptInstance,
 from fondaco.services.local.instance import RunningInstance
 from fondaco.services.local.logfile import older
 from fondaco.services.local.plan import Plan, plan
+from fondaco.services.local.sweep import Sweeps
 from fondaco.services.spec import ServiceSpec
 
 _LOOK_S: Final = 5.0
@@ -57,6 +59,7 @@ class Keeper:
         self._reason = ""
         self._stopping = ""
         self._zombies: set[int] = set()
+        self._sweeps, self._sweeps_seen_to = Sweeps(platform, place.services), time.monotonic()
 
     async def run(self) -> None:
         """Keep it until it is removed or a signal comes."""
@@ -75,6 +78,7 @@ class Keeper:
                 woken = self._wake.is_set()
                 self._wake.clear()
                 self._look()
+                self._see_to_sweeps()
                 if not woken:
                     self._reap()
                     shorten_log(self._place.path / "keeper.log")
@@ -121,6 +125,17 @@ class Keeper:
             self._stopping = why
             self._say(f"{why}: stopping")
         self._wake.set()
+
+    def _see_to_sweeps(self) -> None:
+        """Have somebody look whether this service, and others, are still wanted."""
+        now = time.monotonic()
+        if self._stopping or now - self._sweeps_seen_to < _LOOK_S:
+            return
+        self._sweeps_seen_to = now
+        try:
+            self._sweeps.see_to()
+        except OSError as exc:
+            self._say(f"a sweep could not be started: {exc}")
 
     # -- from one to the other ------------------------------------------------------------------------------------------------------------
 
