@@ -149,7 +149,7 @@ class GraphServing:
             self.info,
             server_id,
             platform=directory,
-            named=named,
+            named=[other for other in named if str(other) != self.info.address],
             token=os.environ.get(TOKEN),
             tls=_peer_tls(certificate),
             shared_memory=options.shared_memory,

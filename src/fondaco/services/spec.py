@@ -265,7 +265,8 @@ class ServiceSpec:
             raise InputError(f"follow: a service stays on version {version}, or follows whichever is current, not both")
         command = ["{python}", "-m", "fondaco.graph.serve", "{directory}", graph, "--shard", "{shard}/{shards}", "--host", "{host}"]
         command += ["--port", "{port}", "--metrics-port", "{port.metrics}"]
-        command += ["--advertise", "{address}", "--peers", "{endpoints}"] if shards * replicas > 1 else []
+        # A single server too: what it listens on ("0.0.0.0" in a pod) is no address for clients, and it meets others when it is scaled.
+        command += ["--advertise", "{address}", "--peers", "{endpoints}"]
         given: dict[str, Any] = {
             "name": _label("graph-" + graph),
             "command": command,
