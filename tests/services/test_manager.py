@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def test_a_service_runs_while_it_is_held_and_its_endpoints_are_handed_over(servi
         assert [holder.holder for holder in services.status(lease.service).holders] == ["run-17"]
     assert services.status(lease.service).holders == ()
     assert lease.service in place.services
+
+
+def test_a_caller_whose_time_is_up_gets_what_another_has_made_meanwhile(open_services: OpenServices, place: FakePlace) -> None:
+    late, other = open_services(), open_services()
+
+    def overtaken() -> None:
+        place.before.clear()
+        other.ensure(feeder(), "other", wait=False)
+        time.sleep(0.2)
+
+    place.before["check"] = overtaken
+    assert late.ensure(feeder(), "late", wait=False, timeout="0.1s").service == feeder().service
+    assert {holder.holder for holder in other.status(feeder().service).holders} == {"other", "late"}
 
 
 def test_specs_that_mean_the_same_share_one_service(services: Services, place: FakePlace) -> None:

@@ -115,14 +115,17 @@ class Ensuring:
 
     def _claim(self) -> tuple[ServiceRow, bool]:
         """The live row with our lease on it, and whether this call has made it."""
+        others = False  # whether somebody was there before us, who is gone again
         while True:
             row = self._context.write(self._hold_live)
             if row is not None:
                 return row, False
+            if others:  # not sooner: where the catalog is slow, time may be up when another caller has just made what we want
+                self._check_time(self._obstacle)
             row = self._enter()
             if row is not None:
                 return row, True
-            self._check_time(self._obstacle)
+            others = True
 
     def _hold_live(self, connection: Connection) -> ServiceRow | None:
         from fondaco.catalog import services
