@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,19 @@ def test_versions_are_swapped_and_rolled_back(run: Run) -> None:
     assert run("swap", "routes", "3")[1] == "routes: current is v3, was v1\n"
     code, _, err = run("swap", "routes", "9")
     assert (code, err) == (2, "fondaco: graph 'routes' has no version 9; available: 1, 3\n")
+
+
+def test_what_asks_for_versions_only_loads_no_engine(run: Run) -> None:
+    assert run("build", "routes", "--nodes", NODES, "--edges", EDGES)[0] == 0
+    program = (
+        "import sys\n"
+        "from fondaco.cli import cli\n"
+        "for words in (['list'], ['show', 'routes'], ['versions', 'routes'], ['swap', 'routes', '1'], ['delete', 'routes', '--yes']):\n"
+        "    cli.main(['graph', *words, '--dir', 'data'], standalone_mode=False)\n"
+        "print('loaded', sorted({'numba', 'numpy', 'pyarrow'} & set(sys.modules)))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("routes: deleted\nloaded []\n")
 
 
 def test_several_tables_of_one_type_are_one_table(run: Run) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -78,11 +79,15 @@ def test_a_directory_that_is_no_platform_is_not_made_one(tmp_path: Path) -> None
 
 
 def test_the_launching_process_loads_no_engine(directory: Path) -> None:
+    with fd.open(directory) as platform:  # what is there is looked at when a platform is opened
+        platform.build_graph("ring", edges={("n", "to", "n"): pa.table({"src": [1, 2], "dst": [2, 1]})}, progress=False)
+        platform.create_store("s", value=pa.schema([("x", pa.int64())])).push(pa.table({"key": [1], "x": [1]}))
     program = (
         "import sys, fondaco as fd\n"
         "from fondaco.models import launch\n"
-        "with fd.open(sys.argv[1]) as platform: launch(platform, ['true'])\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'numba', 'duckdb', 'torch', 'pyarrow', 'lightkube', 'rich'}))\n"
+        "with fd.open(sys.argv[1]) as platform: platform.services.list(), launch(platform, ['true'])\n"
+        "engines = {'numpy', 'numba', 'duckdb', 'torch', 'pyarrow', 'lightkube', 'rich', 'alembic'}\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & engines))\n"
     )
     command = [sys.executable, "-c", program, str(directory)]
     assert subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout == "[]\n"

@@ -112,7 +112,7 @@ def _edge_key(text: str) -> tuple[str, str, str]:
 def list_graphs(directory: str, as_json: bool) -> None:
     """List the graphs with their current versions."""
     with fondaco.open(directory, create=False) as platform:
-        described = [platform.graph(name).describe() for name in platform.graphs()]
+        described = [platform.graph_versions(name).describe() for name in platform.graphs()]
     if as_json:
         print_json(described)
         return
@@ -130,8 +130,8 @@ def list_graphs(directory: str, as_json: bool) -> None:
 def show(name: str, directory: str, as_json: bool) -> None:
     """Show graph NAME: its types, features and counts."""
     with fondaco.open(directory, create=False) as platform:
-        graph = platform.graph(name)
-        described, schema = graph.describe(), graph.schema
+        graph = platform.graph_versions(name)
+        described, schema = graph.describe(), graph.manifest().schema
     if as_json:
         print_json(described)
         return
@@ -162,7 +162,7 @@ def _features(kind: NodeType | EdgeType) -> str:
 def versions(name: str, directory: str, as_json: bool) -> None:
     """List the versions of graph NAME, newest last."""
     with fondaco.open(directory, create=False) as platform:
-        listed = platform.graph(name).versions()
+        listed = platform.graph_versions(name).versions()
     if as_json:
         print_json(listed)
         return
@@ -177,7 +177,7 @@ def versions(name: str, directory: str, as_json: bool) -> None:
 def swap(name: str, version: int, directory: str) -> None:
     """Make VERSION of graph NAME the current one."""
     with fondaco.open(directory, create=False) as platform:
-        graph = platform.graph(name)
+        graph = platform.graph_versions(name)
         before = graph.current
         graph.swap(version)
     click.echo(f"{name}: current is v{version}" + (f", was v{before}" if before else ""))
@@ -189,7 +189,7 @@ def swap(name: str, version: int, directory: str) -> None:
 def rollback(name: str, directory: str) -> None:
     """Return graph NAME to the version before."""
     with fondaco.open(directory, create=False) as platform:
-        graph = platform.graph(name)
+        graph = platform.graph_versions(name)
         before = graph.current
         after = graph.rollback()
     click.echo(f"{name}: current is v{after}, was v{before}")
@@ -202,7 +202,7 @@ def rollback(name: str, directory: str) -> None:
 def delete(name: str, yes: bool, directory: str) -> None:
     """Delete graph NAME with all its versions."""
     with fondaco.open(directory, create=False) as platform:
-        graph = platform.graph(name)
+        graph = platform.graph_versions(name)
         if not yes:
             click.confirm(f"delete graph {name} with {len(graph.versions())} versions?", abort=True, err=True)
         platform.delete_graph(name)

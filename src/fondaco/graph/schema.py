@@ -2,19 +2,23 @@
 
 An *adjacency* is one edge type stored in one direction: "out" has a row for each source node, "in" one for each target node. Adjacencies
 and feature files are numbered here, once, from the order of the schema; file names and kernels use these numbers. Plain values without
-numba: clients read a served graph's schema with it too. Immutable; any thread.
+numba: clients read a served graph's schema with it too; and NumPy is imported when a dtype is asked for, since opening a platform that has
+graphs comes by here. Immutable; any thread.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
-import numpy as np
 
 from fondaco.core.errors import EdgeTypeNotFoundError, FeatureNotFoundError, InputError, NodeTypeNotFoundError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Direction = Literal["out", "in"]
 EdgeKey = tuple[str, str, str]
@@ -50,7 +54,7 @@ class Feature(msgspec.Struct, frozen=True):
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of a dense feature."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.numpy_dtype.itemsize
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
 
 
 class NodeType(msgspec.Struct, frozen=True):
@@ -251,6 +255,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """
     if name not in DTYPES:
         raise InputError(f"a feature's numbers are one of {', '.join(DTYPES)}; not {name!r}")
+    import numpy as np
+
     if name == "bfloat16":
         import ml_dtypes
 
