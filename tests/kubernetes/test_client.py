@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fondaco.adapters.kubernetes import KubernetesProvisioner
+from fondaco.adapters.kubernetes import KubernetesProvisioner, login_program
 from fondaco.adapters.kubernetes import client as client_module
 from fondaco.adapters.kubernetes.client import PODS, STATEFUL_SETS, Client, ConflictError, RefusedError
 from fondaco.adapters.kubernetes.credentials import ContextNotFoundError, log_in
@@ -18,6 +20,7 @@ from fondaco.adapters.kubernetes.pods import Pod
 from fondaco.core.errors import InputError, PermissionDeniedError, UnavailableError
 from kubernetes_cluster import Cluster
 from scripted_server import CloseNow, Got, ScriptedServer, answer
+from waiting import wait_for
 
 Serve = Callable[[Callable[[Got], Any]], tuple[Client, ScriptedServer]]
 
@@ -229,17 +232,111 @@ def test_a_program_that_fetches_tokens_logs_in(cluster: Cluster, tmp_path: Path,
     provisioner.close()
 
 
-def test_a_program_that_fails_to_fetch_a_token_is_quoted(tmp_path: Path) -> None:
-    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh", "args": ["-c", "echo log in first>&2; exit 3"]}}
-    provisioner = KubernetesProvisioner("tx", kubeconfig=kubeconfig(tmp_path, "http://127.0.0.1:1", user))
-    with pytest.raises(UnavailableError, match="log in first"):
-        provisioner.observe_all()
-    provisioner.close()
+PRINT = """echo '{"status": {"token": "'$TOKEN'"}}'"""
+
+
+@pytest.fixture
+def with_program(tmp_path: Path) -> Iterator[Callable[..., Client]]:
+    """A client that is logged in by a program: a script of the shell, in the folder of the kubeconfig."""
+    opened: list[Client] = []
+
+    def make(script: str, *, port: int = 1, **more: Any) -> Client:
+        (tmp_path / "login").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "login").chmod(0o755)
+        program = {"apiVersion": "client.authentication.k8s.io/v1", "command": "./login", **more}
+        path = kubeconfig(tmp_path, f"http://127.0.0.1:{port}", {"exec": program})
+        opened.append(Client("texas", log_in("texas", context=None, kubeconfig=path), namespace="teams"))
+        return opened[-1]
+
+    yield make
+    for client in opened:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo log in first>&2; exit 3", r"login program '.*/login' of cluster 'texas'.* ended with exit code 3: log in first"),
+        ("exit 1", "exit code 1: .said nothing"),
+        ("echo Welcome", "what it printed is no ExecCredential"),
+        ("""echo '{"status": {"clientCertificateData": "x", "clientKeyData": "y"}}'""", "certificates are not supported"),
+        ("""echo '{"status": {"token": "é"}}'""", "no status.token that can be sent"),
+    ],
+)
+def test_a_program_that_fetches_no_token_is_quoted(with_program: Callable[..., Client], script: str, said: str) -> None:
+    with pytest.raises(UnavailableError, match=said):
+        with_program(script).within().get(PODS, "a")
+
+
+def test_a_program_that_hangs_is_given_up_within_the_time_of_the_call(with_program: Callable[..., Client]) -> None:
+    client = with_program("sleep 600")
+    begun = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=r"login program .* has not ended after"):
+            client.within(0.2).get(PODS, "a")
+    assert time.monotonic() - begun < 20
+
+
+def test_a_slow_program_goes_on_for_the_next_call(with_program: Callable[..., Client], tmp_path: Path) -> None:
+    with ScriptedServer(lambda got: answer(200, b"{}")) as server:
+        client = with_program(
+            f"echo >> {tmp_path}/begun; while ! [ -e {tmp_path}/go ]; do sleep 0.05; done; TOKEN=slow; {PRINT}", port=server.port
+        )
+        with pytest.raises(UnavailableError, match="has not ended"):
+            client.within(0.2).get(PODS, "a")
+        (tmp_path / "go").touch()
+        assert client.within(60).get(PODS, "a") == {}
+        assert server.requests[0].headers["authorization"] == "Bearer slow"
+    assert (tmp_path / "begun").read_text() == "\n", "it was run once"
+
+
+def test_a_program_that_takes_too_long_is_ended_with_its_children(
+    with_program: Callable[..., Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_program, "PROGRAM_S", 1.0)
+    client = with_program(f"sleep 600 & echo $! > {tmp_path}/child; wait")
+    with pytest.raises(UnavailableError, match="had not ended after 1 s, and was ended"):
+        client.within(60).get(PODS, "a")
+    child = int((tmp_path / "child").read_text())
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text(), "its child is gone")
+
+
+def test_closing_ends_a_program_that_runs(with_program: Callable[..., Client]) -> None:
+    client = with_program("sleep 600")
+    with pytest.raises(UnavailableError, match="has not ended"):
+        client.within(0.1).get(PODS, "a")
+    begun = time.monotonic()
+    client.close()
+    assert time.monotonic() - begun < 60
+    assert not [thread for thread in threading.enumerate() if thread.name == "fondaco-login" and thread.is_alive()]
+
+
+def test_a_token_that_is_refused_is_fetched_anew_once(with_program: Callable[..., Client], tmp_path: Path) -> None:
+    count = f"TOKEN=token$(wc -l < {tmp_path}/begun); echo >> {tmp_path}/begun; {PRINT}"
+    (tmp_path / "begun").touch()
+    good = {"Bearer token0"}
+    with ScriptedServer(lambda got: answer(200 if got.headers["authorization"] in good else 401, b"{}")) as server:
+        client = with_program(count, port=server.port)
+        assert client.within(60).get(PODS, "a") == client.within(60).get(PODS, "a") == {}
+        good = {"Bearer token1"}
+        assert client.within(60).get(PODS, "a") == {}
+        good = set()
+        with pytest.raises(PermissionDeniedError, match="401"):
+            client.within(60).get(PODS, "a")
+        sent = [got.headers["authorization"].removeprefix("Bearer token") for got in server.requests]
+    assert sent == ["0", "0", "0", "1", "1", "2"]
+
+
+def test_many_threads_share_one_run_of_the_program(with_program: Callable[..., Client], tmp_path: Path) -> None:
+    with ScriptedServer(lambda got: answer(200, b"{}")) as server, ThreadPoolExecutor(8) as pool:
+        client = with_program(f"echo >> {tmp_path}/begun; sleep 0.5; TOKEN=x; {PRINT}", port=server.port)
+        assert list(pool.map(lambda _: client.within(60).get(PODS, "a"), range(8))) == [{}] * 8
+    assert (tmp_path / "begun").read_text() == "\n"
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "/nowhere/aws"}}
     provisioner = KubernetesProvisioner("tx", kubeconfig=kubeconfig(tmp_path, "http://127.0.0.1:1", user))
-    with pytest.raises(UnavailableError, match="/nowhere/aws"):
+    with pytest.raises(UnavailableError, match=r"login program '/nowhere/aws' of cluster 'tx'.* cannot be started"):
         provisioner.observe_all()
     provisioner.close()

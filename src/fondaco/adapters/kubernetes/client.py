@@ -1,13 +1,14 @@
 """Client: the few requests that a provisioner makes of an API server: one deadline for all of a call's, and errors that can be acted on.
 
-lightkube logs in and keeps the connections (any thread may ask at once); objects are JSON as the server sends them, because fields are what
-is compared with what was applied, not models. Every request is counted (`counts`, `on_request`). A request that lost its connection, or
-that the server put off, is sent once more: all of them can be.
+lightkube keeps the connections (any thread may ask at once) and logs in, but for programs that fetch tokens (`login_program`); objects
+are JSON as the server sends them, because fields are what is compared with what was applied, not models. Every request is counted
+(`counts`, `on_request`). A request that lost its connection, or that the server put off, is sent once more: all of them can be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import re
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
+from fondaco.adapters.kubernetes.login_program import login_program
 from fondaco.adapters.kubernetes.place import MANAGER, Object
 from fondaco.core.errors import InputError, PermissionDeniedError, StateError, UnavailableError
 
@@ -119,6 +121,7 @@ class Client:
         from lightkube.core.exceptions import ConfigError
 
         self.cluster, self.namespace = cluster, namespace
+        self._login = login_program(cluster, config)
         self.counts: Counter[tuple[str, str]] = Counter()
         self._user = f"context {config.context_name}"
         self._server = config.cluster.server
@@ -127,7 +130,7 @@ class Client:
         self._budgets: Kind | None = None
         try:
             parameters = client_adapter.ConnectionParams(timeout=httpx2.Timeout(REQUEST_S, connect=CONNECT_S))
-            self._http = client_adapter.Client(config, parameters)
+            self._http = client_adapter.Client(_without_program(config), parameters)
         except (ConfigError, OSError, ValueError) as exc:
             raise InputError(f"cluster {cluster!r}: {config.fname or 'the service account'} cannot be used: {exc}") from exc
 
@@ -136,6 +139,8 @@ class Client:
         return Requests(self, time.monotonic() + seconds)
 
     def close(self) -> None:
+        if self._login is not None:
+            self._login.close()
         self._http.close()
 
     # -- for Requests -------------------------------------------------------------------------------------------------------------------
@@ -179,6 +184,8 @@ class Client:
 
         headers = {"Content-Type": "application/apply-patch+yaml" if method == "PATCH" else "application/json"} if body is not None else {}
         for attempt in (1, 2):
+            token = self._login.token(deadline) if self._login is not None else ""
+            headers |= {"Authorization": f"Bearer {token}"} if token else {}
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._unavailable(TimeoutError(f"no time was left to {verb} {resource}: it is slow"))
@@ -192,6 +199,10 @@ class Client:
                 continue
             except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ConfigError, OSError, ValueError) as exc:
                 raise self._unavailable(exc) from exc
+            if answer.status_code == 401 and self._login is not None:
+                self._login.refused(token)  # it was good for a while
+                if attempt == 1:
+                    continue
             if answer.status_code not in (429, 503) or attempt == 2:
                 return answer
             after = answer.headers.get("retry-after", "")
@@ -317,6 +328,15 @@ class Requests:
 
     def _path(self, kind: Kind, name: str = "") -> str:
         return f"{kind.api}/namespaces/{self._client.namespace}/{kind.plural}" + (f"/{name}" if name else "")
+
+
+def _without_program(config: SingleConfig) -> SingleConfig:
+    """lightkube would wait for it without end."""
+    if config.user is None or config.user.exec is None:
+        return config
+    user = copy.copy(config.user)
+    user.exec = None
+    return config._replace(user=user)
 
 
 def _page_decoder(item: Hashable) -> msgspec.json.Decoder[Any]:

@@ -1,7 +1,7 @@
 """Credentials: how one cluster is logged in to: a context of a kubeconfig, or the service account of the pod that we run in.
 
-lightkube reads the file and logs in (tokens, certificates, programs that fetch tokens). Here: which file, which context, and errors that
-say what there is.
+lightkube reads the file and logs in (tokens, certificates; for programs that fetch tokens see `login_program`). Here: which file, which
+context, and errors that say what there is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lightkube.config.kubeconfig import SingleConfig
 
 _TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_EXEC: Final = "client.authentication.k8s.io/"
 
 
 class ContextNotFoundError(NotFoundError):
@@ -70,12 +69,7 @@ def _file(cluster: str, kubeconfig: str | Path | None, environ: Mapping[str, str
 
 
 def _completed(config: SingleConfig | None) -> SingleConfig:
-    from lightkube.config.models import NameValue, User
+    from lightkube.config.models import User
 
     assert config is not None
-    user = config.user or User()
-    if user.exec is not None and user.exec.apiVersion == _EXEC + "v1":
-        # lightkube 1.0 knows the versions before v1 only, which answer the same; the program is told which one is meant.
-        told = NameValue("KUBERNETES_EXEC_INFO", f'{{"apiVersion":"{_EXEC}v1","kind":"ExecCredential","spec":{{"interactive":false}}}}')
-        user.exec.apiVersion, user.exec.env = _EXEC + "v1beta1", [*(user.exec.env or []), told]
-    return config._replace(user=user)
+    return config._replace(user=config.user or User())
