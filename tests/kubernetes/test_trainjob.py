@@ -161,3 +161,14 @@ def test_a_server_that_is_away_for_a_while_ends_no_job(platform: Path, jobs: Tra
         jobs.set(job, "Complete", "JobsCompleted", "")
         jobs.refusing = False
         assert process.wait(60) == 0
+
+
+def test_a_server_that_does_not_answer_when_the_job_is_to_be_made_is_asked_again(platform: Path, jobs: TrainJobs, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    jobs.refusing = True
+    with training(platform, *ON, "--", "true", log=log) as process:
+        wait_for(lambda: "Trying again" in log.read_text(), "it is said that the server does not answer")
+        jobs.refusing = False
+        jobs.set(jobs.first(), "Complete", "JobsCompleted", "")
+        assert process.wait(60) == 0
+    assert len(jobs.all()) == 1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob  # seconds on a busy machine, and a request has five
 from lightkube.config.client_adapter import Client, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig
 
@@ -81,8 +82,6 @@ class TrainJobs:
 
 def _fault(manifest: dict[str, Any]) -> str:
     """What the published models say against a manifest."""
-    from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
-
     try:
         read = TrainerV1alpha1TrainJob.from_dict(manifest)
     except ValueError as exc:

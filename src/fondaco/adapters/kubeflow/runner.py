@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TRAIN_JOBS: Final = Kind(GROUP, VERSION, "trainjobs")
 _NO_SUCH_KIND: Final = ("could not find the requested resource", "404 page not found")  # of this version, of this group
 EVERY_S: Final = (0.5, 5.0)  # between two looks: at first, and at most
+CREATE_S: Final = 60.0  # so long a TrainJob is tried to be made by a server that does not answer: its services may have taken minutes
 
 
 class TrainJobs:
@@ -110,14 +111,25 @@ class TrainJobs:
         return log_in(self.cluster, context=self._config.context, kubeconfig=self._config.kubeconfig)
 
     def _create(self, client: Client, manifest: dict[str, Any]) -> None:
-        try:
-            client.within().apply(TRAIN_JOBS, manifest)
-        except RefusedError as exc:
-            if not any(said in exc.message for said in _NO_SUCH_KIND):
-                raise
-            raise InputError(
-                f"cluster {self.cluster!r} has no TrainJobs ({GROUP}/{VERSION}): install Kubeflow Trainer 2 there, or name another cluster"
-            ) from exc
+        begun, silent = time.monotonic(), False
+        while True:
+            try:
+                client.within().apply(TRAIN_JOBS, manifest)
+                return
+            except UnavailableError as exc:  # it may have made it nevertheless: to apply it again changes nothing
+                if time.monotonic() - begun > CREATE_S:
+                    raise
+                if not silent:
+                    self._say(f"{exc} Trying again, for {CREATE_S:.0f} s.")
+                silent = True
+            except RefusedError as exc:
+                if not any(said in exc.message for said in _NO_SUCH_KIND):
+                    raise
+                raise InputError(
+                    f"cluster {self.cluster!r} has no TrainJobs ({GROUP}/{VERSION}): "
+                    "install Kubeflow Trainer 2 there, or name another cluster"
+                ) from exc
+            time.sleep(EVERY_S[0])
 
     def _wait(self, client: Client, name: str) -> Outcome:
         pause, told, silent = EVERY_S[0], "", False
