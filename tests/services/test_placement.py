@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,17 @@ def test_a_provisioner_is_opened_when_it_is_first_needed(services: Services, pla
     with pytest.raises(NotFoundError, match="no cluster 'oregon'"):
         there.provisioner("oregon")
     there.close()
+
+
+def test_clusters_are_asked_at_the_same_time(services: Services, places: dict[str, FakePlace]) -> None:
+    """One that hangs delays nobody's look at another."""
+    for cluster in places:
+        services.ensure(feeder(cluster, placement=cluster), "a")
+    together = threading.Barrier(len(places), timeout=60)
+    for place in places.values():
+        place.before["observe_all"] = lambda: [together.wait()] and None
+    assert {status.cluster for status in services.list()} == set(places)
+    assert services.reap().errors == ()
 
 
 def test_clusters_come_from_the_configuration(tmp_path: Path) -> None:

@@ -139,12 +139,12 @@ class Services:
 
         return self._context.write(take)
 
-    def renew(self, service: str, holder: str, *, lease: str | timedelta | None = "") -> bool:
-        """Renew a holder's lease, never shorten it; False if it has none (any more), and it takes none then: who has given a lease back
-        does not get it again by a renewal that was under way.
+    def renew(self, service: str, holder: str, *, lease: str | timedelta | None = "", exactly: bool = False) -> bool:
+        """Renew a holder's lease; False if it has none (any more), and it takes none then: who has given a lease back does not get it again
+        by a renewal that was under way.
 
         Args:
-            lease: as `ensure`.
+            lease: as `ensure`. exactly: also where that is sooner than the lease ends now; else it is never shortened.
         Raises:
             ServiceNotFoundError: the service is gone, or on its way out.
         """
@@ -153,7 +153,8 @@ class Services:
 
         def prolong(connection: Connection) -> bool:
             row = services.get(connection, service)
-            return services.renew(connection, row.id, name, None if lease_us is None else self._context.now_us() + lease_us)
+            expires_us = None if lease_us is None else self._context.now_us() + lease_us
+            return services.renew(connection, row.id, name, expires_us, exactly=exactly)
 
         return self._context.write(prolong)
 
@@ -196,14 +197,34 @@ class Services:
         from fondaco.catalog import services
 
         rows, leases = self._context.read(lambda connection: (services.all_of(connection), services.all_leases(connection)))
-        seen: dict[str, Mapping[str, Observed] | str] = {}
-        for cluster in {row.cluster for row in rows}:
-            try:
-                seen[cluster] = self._context.places.provisioner(cluster).observe_all()
-            except FondacoError as exc:
-                seen[cluster] = str(exc)
+        seen = self._context.places.observe_all({row.cluster for row in rows})
         now_us = self._context.now_us()
         return [_listed(row, leases.get(row.id, []), seen[row.cluster], now_us) for row in rows]
+
+    def newest_gone(self, service: str) -> ServiceRow | None:
+        """The newest service of this name of which nothing is left, with the reason; None if none is known."""
+        from fondaco.catalog import services
+
+        return self._context.read(lambda connection: services.newest_gone(connection, service))
+
+    def note_refusal(self, spec: ServiceSpec, why: str) -> None:
+        """Enter a service that could not be made, as gone, with the reason: for who comes later and asks (`newest_gone`).
+
+        Args:
+            spec: resolved.
+        """
+        from fondaco.catalog import ServiceState, services
+
+        def note(connection: Connection) -> None:
+            now_us = self._context.now_us()
+            row = services.create(
+                connection, spec.service, identity=spec.identity, spec=spec.to_dict(), cluster=spec.placement.cluster or "",
+                replicas=spec.replicas, ttl_us=spec.ttl_us, now_us=now_us, idle_since_us=now_us, state=ServiceState.REMOVING,
+                reason=f"it could not be made: {why}",
+            )  # fmt: skip
+            services.end_removal(connection, [row.id], now_us=now_us)
+
+        self._context.write(note)
 
     def logs(self, service: str, index: int | None = None, lines: int = 100) -> Sequence[str]:
         """The newest lines that an instance (None: each) has said, oldest first.
@@ -452,9 +473,9 @@ def _spec(given: ServiceSpec | Mapping[str, Any] | str | Path) -> ServiceSpec:
     raise InputError(f"spec: a ServiceSpec, a mapping or the path of a TOML file, not {given!r}")
 
 
-def _listed(row: ServiceRow, leases: Sequence[LeaseRow], seen: Mapping[str, Observed] | str, now_us: int) -> ServiceStatus:
-    if isinstance(seen, str):
-        return status_of(row, leases, None, now_us, unknown=seen)
+def _listed(row: ServiceRow, leases: Sequence[LeaseRow], seen: Mapping[str, Observed] | FondacoError, now_us: int) -> ServiceStatus:
+    if isinstance(seen, FondacoError):
+        return status_of(row, leases, None, now_us, unknown=str(seen))
     observed = seen.get(row.name) or Observed(row.name, row.id, Phase.ABSENT, 0, row.replicas)
     return status_of(row, leases, observed, now_us)
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from fondaco.core.config import ClusterConfig, ServicesConfig
-from fondaco.core.errors import InputError, NotFoundError
-from fondaco.services.provisioner import Provisioner
+from fondaco.core.errors import FondacoError, InputError, NotFoundError
+from fondaco.services.provisioner import Observed, Provisioner
 from fondaco.services.spec import Placement
 
 LOCAL = "local"
+_AT_ONCE: Final = 16
 
 
 class ClusterNotFoundError(NotFoundError):
@@ -84,6 +87,21 @@ class Places:
                     raise ClusterNotFoundError(cluster, self.names(), "fondaco.toml ([services.clusters])")
                 self._opened[cluster] = self._openers[cluster]()
             return self._opened[cluster]
+
+    def observe_all(self, clusters: Iterable[str]) -> dict[str, Mapping[str, Observed] | FondacoError]:
+        """What runs in each, asked at the same time: one that hangs keeps nobody waiting for another. Or why that could not be seen."""
+
+        def look(cluster: str) -> Mapping[str, Observed] | FondacoError:
+            try:
+                return self.provisioner(cluster).observe_all()
+            except FondacoError as exc:
+                return exc
+
+        names = list(clusters)
+        if len(names) < 2:
+            return {name: look(name) for name in names}
+        with ThreadPoolExecutor(min(len(names), _AT_ONCE), "fondaco-look") as pool:
+            return dict(zip(names, pool.map(look, names), strict=True))
 
     def close(self) -> None:
         """Close what was opened here; services go on."""

@@ -143,11 +143,11 @@ def _let_time_pass(context: ServicesContext, look: _Look) -> None:
 
 def _observe_all(context: ServicesContext, look: _Look) -> dict[str, Mapping[str, Observed]]:
     seen: dict[str, Mapping[str, Observed]] = {}
-    for cluster in context.places.names():
-        try:
-            seen[cluster] = context.places.provisioner(cluster).observe_all()
-        except FondacoError as exc:
-            look.errors.append(f"cluster {cluster}: {exc}")
+    for cluster, found in context.places.observe_all(context.places.names()).items():
+        if isinstance(found, FondacoError):
+            look.errors.append(f"cluster {cluster}: {found}")
+        else:
+            seen[cluster] = found
     return seen
 
 
