@@ -208,7 +208,7 @@ class Servers:
         self._run(
             "kube-controller-manager", *common, "--service-account-private-key-file=accounts.key", "--root-ca-file=certs/apiserver.crt",
             "--concurrent-statefulset-syncs=10", "--concurrent-namespace-syncs=5", "--cert-dir=certs",
-            "--node-monitor-grace-period=600s",  # nodes that a busy machine keeps from reporting would be given up, with their pods, after 40 s
+            "--node-monitor-grace-period=600s",  # after 40 s, a node that a busy machine kept from reporting would lose its pods
         )  # fmt: skip
         self._run("kube-scheduler", *common, "--cert-dir=certs")
 
