@@ -100,7 +100,7 @@ def test_only_pods_that_provision_get_a_token_of_kubernetes():
     assert tokens == {"fondaco": True, "fondaco-connector": True, "fondaco-reaper": True, "fondaco-node": False}
 
 
-@pytest.mark.parametrize("folder", ["base", "nodes", "provisioner", "overlays/local"])
+@pytest.mark.parametrize("folder", ["base", "nodes", "provisioner", "train-jobs", "overlays/local"])
 def test_kustomize_makes_of_it_what_these_tests_apply(folder):
     program = shutil.which("kustomize") or shutil.which("kubectl")
     if program is None:

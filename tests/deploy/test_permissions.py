@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.kubernetes.api import Api, ApiError
 
+import fondaco.adapters.kubeflow
 import fondaco.adapters.kubernetes
 from deploy_manifests import objects_of, path_of
 from fondaco.adapters.kubernetes import KubernetesProvisioner
@@ -14,14 +15,23 @@ from fondaco.services.spec import ServiceSpec
 from kubernetes_cluster import BEHAVIOUR, LOG
 from waiting import wait_for
 
-ROLE = next(one for one in objects_of("provisioner") if one["kind"] == "Role")
-GRANTED = {
-    (verb, f"{resource}.{group}" if group else resource)
-    for rule in ROLE["rules"]
-    for group in rule["apiGroups"]
-    for resource in rule["resources"]
-    for verb in rule["verbs"]
-}
+
+def _rights(rules):
+    return {
+        (verb, f"{resource}.{group}" if group else resource)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _shipped(folder):
+    (role,) = [one for one in objects_of(folder) if one["kind"] == "Role"]
+    return _rights(role["rules"])
+
+
+GRANTED = _shipped("provisioner")
 
 
 @pytest.fixture
@@ -62,30 +72,36 @@ def test_the_role_is_enough_for_all_that_the_provisioner_does_and_every_right_is
     assert needs == GRANTED
 
 
-def test_what_the_adapter_says_it_needs_is_what_is_shipped():
+@pytest.mark.parametrize(("adapter", "folder"), [(fondaco.adapters.kubernetes, "provisioner"), (fondaco.adapters.kubeflow, "train-jobs")])
+def test_what_an_adapter_says_it_needs_is_what_is_shipped(adapter, folder):
     said = set()
-    for line in fondaco.adapters.kubernetes.__doc__.splitlines():
+    for line in adapter.__doc__.splitlines():
         words = line.split()
         if line.startswith("    ") and len(words) > 2:
             group = words[0].strip('"')
             said |= {(verb, f"{words[1]}.{group}" if group else words[1]) for verb in words[2:]}
-    assert said == GRANTED
+    assert said == _shipped(folder)
+
+
+def _known_rights(cluster, account):
+    """What the server says the account may do in the namespace, beside what everybody may: ask what they may."""
+    with Api(account) as api:
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": cluster.namespace}}
+        rights = _rights(api.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]["resourceRules"])
+    return {right for right in rights if not right[1].endswith(("authorization.k8s.io", "authentication.k8s.io"))}
 
 
 def test_the_server_knows_of_no_other_rights_of_the_account(cluster, account):
     with Api(account) as api:
         wait_for(lambda: _may_list_pods(api, cluster), "the role to count")
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": cluster.namespace}}
-        status = api.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
-    rights = {
-        (verb, f"{resource}.{group}" if group else resource)
-        for rule in status["resourceRules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-    asking = {right for right in rights if right[1].endswith("authorization.k8s.io") or right[1].endswith("authentication.k8s.io")}
-    assert rights - asking == GRANTED  # everybody may ask what they may
+    assert _known_rights(cluster, account) == GRANTED
+
+
+def test_train_jobs_are_allowed_by_a_role_of_their_own(cluster, account):
+    for document in objects_of("train-jobs", namespace=cluster.namespace):
+        cluster.api.apply(path_of(document), document)
+    both = GRANTED | {(verb, "trainjobs.trainer.kubeflow.org") for verb in ("get", "create", "patch", "delete")}
+    wait_for(lambda: _known_rights(cluster, account) == both, "both roles to count, and no other right")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_a_launcher_that_is_told_to_end_deletes_the_job(platform: Path, jobs: Tr
         process.send_signal(number)
         assert process.wait(60) == 128 + number
     wait_for(lambda: not jobs.all(), "the TrainJob is gone")
+    assert jobs.methods == {"PATCH", "GET", "DELETE"}, "what deploy/kubernetes/train-jobs allows, with create"
     assert told(platform, "run", "list")[0]["state"] == "STOPPED"
     assert told(platform, "service", "list")["services"][0]["holders"] == []
 

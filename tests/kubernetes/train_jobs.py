@@ -29,12 +29,17 @@ PATH = re.compile(r"/apis/trainer\.kubeflow\.org/v1alpha1/namespaces/([^/]+)/tra
 
 
 class TrainJobs:
-    """The TrainJobs there are, as their controller sees them; `refusing` makes the server fail for a while."""
+    """The TrainJobs there are, as their controller sees them.
+
+    Attributes:
+        refusing: makes the server fail for a while. methods: of HTTP, that were used.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self._lock = threading.Lock()
         self.refusing = False
+        self.methods: set[str] = set()
         self.url = ""
 
     def all(self) -> list[dict[str, Any]]:
@@ -59,6 +64,7 @@ class TrainJobs:
     def answer(self, method: str, namespace: str, name: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """What the API server would say."""
         with self._lock:
+            self.methods.add(method)
             there = self._jobs.get((namespace, name))
             if self.refusing:
                 return 503, {"message": "the server is currently unable to handle the request"}

@@ -113,8 +113,12 @@ def test_clusters_are_asked_at_the_same_time(services: Services, places: dict[st
     for cluster in places:
         services.ensure(feeder(cluster, placement=cluster), "a")
     together = threading.Barrier(len(places), timeout=60)
+
+    def meet() -> None:
+        together.wait()
+
     for place in places.values():
-        place.before["observe_all"] = lambda: [together.wait()] and None
+        place.before["observe_all"] = meet
     assert {status.cluster for status in services.list()} == set(places)
     assert services.reap().errors == ()
 
