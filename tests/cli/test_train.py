@@ -63,12 +63,15 @@ def test_options_after_the_command_are_the_commands(directory: Path) -> None:
         (["--on", "kubeflow", "--resource", "gpu", "--", "true"], "nvidia.com/gpu=1"),
         (["--on", "kubeflow", "--", "true"], r"\[services\.clusters\.NAME\]"),
         (["--nproc", "0", "--", "true"], "--nproc"),
+        (["--timeout", "soon", "--", "true"], "is not a duration"),
+        (["--lease", "0s", "--", "true"], "--lease 0s: a lease of a job lasts a second or more"),
         ([], "after `--`"),
     ],
 )
 def test_mistakes_are_one_message(directory: Path, arguments: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         run("train", "--dir", str(directory), *arguments)
+    assert json.loads(run("run", "list", "--dir", str(directory), "--json")) == []
 
 
 def test_a_directory_that_is_no_platform_is_not_made_one(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,42 @@ def test_two_services_start_beside_each_other_and_are_both_given_back(platform: 
     result = launch(platform, ["sh", "-c", 'test "$FONDACO_SERVICES" = "$A,$B"'], request)
     assert result.exit_code == 0
     assert holders(platform) == []
+
+
+def test_services_are_held_for_as_long_as_is_configured(directory: Path, tmp_path: Path) -> None:
+    (directory / "fondaco.toml").write_text('[services]\nlease = "7m"\n')
+    log = tmp_path / "log"
+    with (
+        fd.open(directory) as platform,
+        training(directory, "--service", str(tmp_path / "files.toml"), "--", "sh", "-c", WAITING, log=log, cwd=tmp_path),
+    ):
+        wait_for(lambda: "up" in log.read_text(), "the job runs")
+        (status,) = platform.services.list()
+        (holder,) = status.holders
+        assert holder.expires_us is not None
+        assert holder.expires_us - holder.acquired_us >= 420_000_000
+        (tmp_path / "done").touch()
+
+
+def test_the_time_to_become_ready_is_that_of_all_services_together(platform: Platform) -> None:
+    never = [fd.ServiceSpec(f"never{n}", command=["sleep", "600"], ports=["http"], readiness={"tcp": True}) for n in range(2)]
+    waits: list[float] = []
+
+    class Recorded:
+        """The platform's services, noting how long each is waited for."""
+
+        def ensure(self, *arguments: Any, **options: Any) -> Any:
+            if options.get("wait", True):
+                waits.append(options["timeout"].total_seconds())
+                options["wait"] = False
+            return platform.services.ensure(*arguments, **options)
+
+    recorded = Recorded()
+    stand_in = SimpleNamespace(
+        directory=platform.directory, catalog=platform.catalog, clock=platform.clock, read_only=False, services=recorded
+    )
+    assert launch(stand_in, ["true"], Request(services=never), timeout="5m").succeeded
+    assert 0 < waits[1] < waits[0] <= 300
 
 
 def test_two_jobs_at_once_share_one_service_and_either_may_end_first(directory: Path, tmp_path: Path, platform: Platform) -> None:

@@ -68,6 +68,8 @@ def test_the_names_of_words_are_known_before_anything_runs() -> None:
         ("A", "{graph.endpoint}", r"did you mean \{graph\.endpoints\}"),
         ("A", "{nothing}", r"there are: \{dir\}, \{features\.late\.plan\}"),
         ("A", '{"json": 1}', "write {{ and }} for braces"),
+        ("A", "{graph.endpoints:>9}", "without ':' and '!'"),
+        ("A", "{graph.endpoints!r}", "without ':' and '!'"),
         ("A", "}", "write {{ and }} for braces"),
         ("A", "{}", "nothing is called"),
         ("A-B", "x", "names no variable"),

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 @click.option("--nproc", metavar="N", help="run it under torchrun, N processes here; also gpu, cpu, auto")
 @click.option("--name", help="what people call this run [default: its id]")
 @click.option("--timeout", default="10m", show_default=True, help="for the services to become ready")
-@click.option("--lease", metavar="TIME", help="how long services are kept should this process be killed [default: 60s]")
+@click.option(
+    "--lease", metavar="TIME", help="how long services are kept should this process be killed [default: as configured, 60s; kubeflow: 1h]"
+)
 @click.option(
     "--on", "where", type=click.Choice(["here", "kubeflow"]), default="here", show_default=True, help="this machine, or a TrainJob"
 )

@@ -25,7 +25,7 @@ _KEPT: Final = frozenset({"FONDACO_GRAPH_TOKEN", "FONDACO_GRAPH_CA"})  # who ask
 class Here:
     """Runs the command in our place: its directory, terminal, input and output are ours."""
 
-    lease: Final = "60s"
+    lease: Final = None
     takes_signals: Final = True
     platform_directory: Final = None
 

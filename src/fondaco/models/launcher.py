@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fondaco.core.errors import ReadOnlyError
+from fondaco.core.errors import InputError, ReadOnlyError
+from fondaco.core.units import parse_duration_us
 from fondaco.models import variables
 from fondaco.models.interrupts import Interrupted, Interruptible
 from fondaco.models.job import End
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fondaco.models.supply import Progress, Say
 
 TIMEOUT: Final = "10m"  # for services to become ready
+_LEASE_US_MIN: Final = 1_000_000  # three renewals in it have to find a busy machine awake
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ def launch(
 
     Args:
         runner: where it runs; None: here (`fondaco.models.Here()`).
-        timeout: for the services to become ready. lease: how long they are kept after this process was killed; None: as the runner says.
+        timeout: for the services to become ready. lease: how long they are kept after this process was killed; None: as the runner
+            says, or as configured.
         say: gets one line at a time of what a user should know. progress: called while services start.
     Raises:
         CommandError: there is no such program. InputError, NotFoundError and their kin: what `resolve` finds; nothing has run then.
@@ -88,6 +91,8 @@ def launch(
 
     begun = time.monotonic()
     request, runner = request or Request(), runner or Here()
+    lease = runner.lease if lease is None else lease
+    _check_times(timeout, lease)
     line = runner.prepare(command)
     resolved = resolve(platform, request)
     if platform.read_only:
@@ -111,7 +116,7 @@ def launch(
             platform, run_id, name=name, command=line, directory=runner.directory, resolved=resolved, environment=found, packages=packages
         )
         try:
-            with supplied(platform, resolved, record, lease=lease or runner.lease, timeout=timeout, say=say, progress=progress) as supply:
+            with supplied(platform, resolved, record, lease=lease, timeout=timeout, say=say, progress=progress) as supply:
                 facts = Facts(run_id, name, directory, supply.served, resolved.features)
                 given = variables.variables(facts, deepgnn=request.deepgnn) | variables.filled(request.env, variables.words(facts))
                 outcome = runner.run(line, given, facts, on_start)
@@ -141,6 +146,12 @@ def launch(
         ended - (started or [ended])[0],
         (started or [ended])[0] - begun,
     )
+
+
+def _check_times(timeout: str, lease: str | None) -> None:
+    parse_duration_us(timeout)
+    if lease is not None and parse_duration_us(lease) < _LEASE_US_MIN:
+        raise InputError(f"--lease {lease}: a lease of a job lasts a second or more; it is renewed three times in its length")
 
 
 def _state_of(outcome: Outcome) -> RunState:

@@ -33,8 +33,8 @@ class Runner(Protocol):
         ...
 
     @property
-    def lease(self) -> str:
-        """How long services are kept after this process was killed, if nobody says."""
+    def lease(self) -> str | None:
+        """How long services are kept after this process was killed, if nobody says; None: as configured, 60 seconds."""
         ...
 
     @property

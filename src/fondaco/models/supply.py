@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from fondaco.core.errors import FondacoError, ServiceNotFoundError
@@ -32,26 +34,29 @@ Progress = Callable[["ServiceStatus"], None]
 class Supply:
     """What one job is fed by. Made by `supplied`."""
 
-    def __init__(self, platform: RunPlatform, resolved: Resolved, holder: str, *, lease: str, say: Say) -> None:
+    def __init__(self, platform: RunPlatform, resolved: Resolved, holder: str, *, lease: str | None, say: Say) -> None:
         self.served: tuple[Served, ...] = ()
-        self._platform, self._resolved, self._holder, self._lease, self._say = platform, resolved, holder, lease, say
+        self._platform, self._resolved, self._holder, self._say = platform, resolved, holder, say
+        self._lease = lease or ""  # "": as configured
         self._leases: list[Lease] = []
         self._trouble: dict[str, str] = {}  # by service: what was said last, so that it is said once
 
     def acquire(self, *, timeout: str, progress: Progress | None) -> None:
-        """Ensure every service, and wait until all are ready.
+        """Ensure every service, and wait until all are ready; `timeout` is that of all of them together.
 
         Raises:
             as `Services.ensure`.
         """
         specs = self._resolved.specs
         services = self._platform.services
+        give_up = time.monotonic() + parse_duration_us(timeout) / 1e6
         with contextlib.ExitStack() as started:
             if len(specs) > 1:  # so that they start beside each other; held apart, for a lease ends when its holder releases it once
                 for spec in specs:
                     started.enter_context(services.ensure(spec, f"{self._holder}:starting", wait=False, lease=self._lease))
             for spec in specs:
-                self._leases.append(services.ensure(spec, self._holder, timeout=timeout, lease=self._lease, progress=progress))
+                left = timedelta(seconds=max(0.0, give_up - time.monotonic()))
+                self._leases.append(services.ensure(spec, self._holder, timeout=left, lease=self._lease, progress=progress))
         known = zip(self._resolved.served, self._leases, strict=True)
         self.served = tuple(
             replace(one, service=lease.service, endpoints=tuple(lease.endpoints), exports=dict(lease.env)) for one, lease in known
@@ -104,18 +109,21 @@ def supplied(
     resolved: Resolved,
     record: RunRecord,
     *,
-    lease: str,
+    lease: str | None,
     timeout: str,
     say: Say,
     progress: Progress | None,
 ) -> Iterator[Supply]:
     """The services of a run, ready, and given back at the end however it comes; leases and the run's record are kept alive meanwhile.
 
+    Args:
+        lease: None: as configured.
+
     Raises:
         as `Services.ensure`.
     """
     supply = Supply(platform, resolved, record.run_id, lease=lease, say=say)
-    every_s = min(BEAT_S, parse_duration_us(lease) / 3e6)
+    every_s = BEAT_S if lease is None else min(BEAT_S, parse_duration_us(lease) / 3e6)
     stop = threading.Event()
 
     def look() -> None:

@@ -137,10 +137,14 @@ def check_asked(asked: Mapping[str, str], known: Iterable[str]) -> None:
         if not _NAME.fullmatch(name):
             raise InputError(f"--env {name}={text}: {name!r} names no variable: letters, digits and '_', no digit first")
         try:
-            found = [word for _, word, _, _ in string.Formatter().parse(text) if word is not None]
+            found = [parts[1:] for parts in string.Formatter().parse(text) if parts[1] is not None]
         except ValueError as exc:
             raise InputError(f"--env {name}={text}: {exc}; write {{{{ and }}}} for braces") from None
-        for word in found:
+        for word, format_, conversion in found:
+            if format_ or conversion:
+                raise InputError(
+                    f"--env {name}={text}: a word in braces stands as it is, without ':' and '!'; write {{{{ and }}}} for braces"
+                )
             if word not in there_are:
                 near = near_name(word, there_are)
                 hint = f"did you mean {{{near}}}? There are" if near else "there are"

@@ -172,7 +172,7 @@ def _reasons(known: Sequence[KeptInstance]) -> str:
         more = f" and {count - 1} more" if count > 1 else ""
         said.append(f"instance {first.index}{more}: {reason}{restarts}")
     if len(counted) > 3:
-        said.append(f"and {len(counted) - 3} other reasons")
+        said.append(f"and {len(counted) - 3} more")
     return "; ".join(said)
 
 
