@@ -225,18 +225,34 @@ def test_the_template_is_merged_last_by_name() -> None:
     assert made["metadata"]["labels"]["extra"] == "1"
 
 
+def test_to_make_objects_of_a_spec_leaves_it_as_it_is() -> None:
+    """Else it has another identity afterwards, and nobody finds the service again."""
+    asked = desired(
+        pod={"template": {"spec": {"containers": [{"name": "sidecar", "image": "proxy", "ports": [{"containerPort": 15000}]}]}}}
+    )
+    before = asked.spec.to_dict(), asked.spec.service
+    text = str(before)
+    wanted(asked, PLACE)
+    assert str((asked.spec.to_dict(), asked.spec.service)) == text
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"pod": {"template": {"spec": {"containers": None}}}}, r"pod.template.spec.containers: the container 'main' is the service"),
         ({"pod": {"template": {"spec": None}}}, r"pod.template.spec: it can be added to, not taken away"),
         ({"pod": {"template": {"spec": {"containers": {"name": "x"}}}}}, r"pod.template.spec.containers: .* stands where a list belongs"),
+        ({"pod": {"template": {"spec": {"containers": [{"name": "main", "ports": ["http"]}]}}}},
+         r"pod.template.spec.containers\[main\].ports: \['http'\] is no list of objects"),
+        ({"pod": {"template": {"spec": {"containers": ["main"]}}}}, r"pod.template.spec.containers: \['main'\] is no list of objects"),
+        ({"pod": {"template": {"spec": {"initContainers": "first"}}}}, r"pod.template.spec.initContainers: 'first' is no list of objects"),
+        ({"env": {f"PART_{number}": "x" * 60_000 for number in range(3)}}, r"\d+ bytes as Fondaco keeps them .* takes 262144"),
         ({"pod": {"labels": {"bad key": "x"}}}, r"pod.labels.bad key: a label is"),
         ({"labels": {"team": "a b"}}, r"labels.team: 'a b': a label's value"),
         ({"labels": {"fondaco.dev/incarnation": "9"}}, r"labels.fondaco.dev/incarnation: this label is Fondaco's own"),
         ({"env": {"FONDACO_POD": "x"}}, r"env.FONDACO_POD: this variable is set by Fondaco"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_said_to_kubernetes_is_refused_with_its_path(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         wanted(desired(**settings), PLACE)

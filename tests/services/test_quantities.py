@@ -28,11 +28,14 @@ def test_what_is_no_quantity_is_refused_with_its_path(text: str) -> None:
 
 def test_amounts_and_names_are_checked() -> None:
     check_resources({"cpu": "500m", "example.com/fpga": "1"}, {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "2", "hugepages-2Mi": "4Mi"})
+    check_resources({"nvidia.com/gpu": "2", "hugepages-2Mi": "4Mi", "cpu": "1"}, {"nvidia.com/gpu": "2", "hugepages-2Mi": "4096Ki"})
     for requests, limits, message in (
         ({"gpu": "1"}, {}, r"resources\.requests\.gpu: resources are"),
         ({}, {"cpu": "-1"}, r"resources\.limits\.cpu: '-1' is negative"),
         ({}, {"nvidia.com/gpu": "500m"}, r"resources\.limits\.nvidia\.com/gpu: '500m' must be a whole number"),
         ({"memory": "1Gi"}, {"memory": "1000Mi"}, r"resources\.requests\.memory: 1Gi is more than the limit, 1000Mi"),
+        ({"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "2"}, r"resources\.requests\.nvidia\.com/gpu: 1 is not the limit, 2"),
+        ({"hugepages-2Mi": "4Mi"}, {}, "huge pages are given only together with cpu or memory"),
     ):
         with pytest.raises(InputError, match=message):
             check_resources(requests, limits)

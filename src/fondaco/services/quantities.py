@@ -55,5 +55,12 @@ def check_resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> N
             if name not in _WHOLE and not name.startswith("hugepages-") and amount != amount.to_integral_value():
                 raise InputError(f"{path}: {text!r} must be a whole number of devices")
     for name, text in requests.items():
-        if name in limits and parse_quantity(text) > parse_quantity(limits[name]):
+        if name not in limits:
+            continue
+        if parse_quantity(text) > parse_quantity(limits[name]):
             raise InputError(f"resources.requests.{name}: {text} is more than the limit, {limits[name]}")
+        if name not in _WHOLE and parse_quantity(text) != parse_quantity(limits[name]):
+            raise InputError(f"resources.requests.{name}: {text} is not the limit, {limits[name]}: nobody can have a part of it on demand")
+    given = requests.keys() | limits.keys()
+    if any(name.startswith("hugepages-") for name in given) and given.isdisjoint({"cpu", "memory"}):
+        raise InputError("resources: huge pages are given only together with cpu or memory: say how much of these, too")

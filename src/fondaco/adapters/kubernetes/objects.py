@@ -34,13 +34,14 @@ from fondaco.adapters.kubernetes.place import (
     selected_by,
 )  # fmt: skip
 from fondaco.adapters.kubernetes.template import canonical, checked_labels, own_labels, pod_template
-from fondaco.core.errors import FondacoError
+from fondaco.core.errors import FondacoError, InputError
 from fondaco.services.provisioner import Desired
 from fondaco.services.spec import ServiceSpec
 
 STATEFUL_SET: Final = "StatefulSet"
 SERVICE: Final = "Service"
 BUDGET: Final = "PodDisruptionBudget"
+_ANNOTATIONS_BYTES_MAX: Final = 256 << 10  # of one object (apimachinery, TotalAnnotationSizeLimitB)
 _OWN_ANNOTATIONS: Final = frozenset({SPEC, REPLICAS, APPLIED})
 
 
@@ -67,6 +68,11 @@ def wanted(desired: Desired, place: Place, *, policy: str = "policy/v1", before:
     specs = (applied_before(desired, before) if before is not None else None) or _specs(desired, place)
     metadata = _metadata(desired, place)
     kept = metadata | {"annotations": metadata["annotations"] | {APPLIED: canonical(specs)}}
+    if (size := sum(len(key) + len(text.encode()) for key, text in kept["annotations"].items())) > _ANNOTATIONS_BYTES_MAX:
+        raise InputError(
+            f"the spec, and what is made of it, are {size} bytes as Fondaco keeps them with the StatefulSet, and Kubernetes takes "
+            f"{_ANNOTATIONS_BYTES_MAX}: keep long values in a ConfigMap, and mount that (volumes)"
+        )
     versions = {STATEFUL_SET: "apps/v1", SERVICE: "v1", BUDGET: policy}
     made = {
         kind: {"apiVersion": versions[kind], "kind": kind, "metadata": kept if kind == STATEFUL_SET else metadata, "spec": spec}

@@ -10,6 +10,7 @@ Pure; any thread.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -70,7 +71,7 @@ def pod_template(desired: Desired, place: Place) -> Object:
         "metadata": {"labels": checked_labels(pod.labels, "pod.labels"), "annotations": dict(pod.annotations)},
         "spec": {name: value for name, value in body.items() if value not in (None, {}, [])},
     }
-    template = merged(template, pod.template, path="pod.template")
+    template = merged(template, copy.deepcopy(pod.template), path="pod.template")  # it is finished below, and the spec must stay as it is
     for path in ("metadata", "spec"):
         if not isinstance(template.get(path), dict):
             raise InputError(f"pod.template.{path}: it can be added to, not taken away")
@@ -100,12 +101,20 @@ def checked_labels(labels: Mapping[str, str], path: str) -> dict[str, str]:
 def _finish(template: Object, labels: Mapping[str, str]) -> None:
     """What the escape hatch cannot change, and what servers up to 1.22 want said."""
     template["metadata"]["labels"] = template["metadata"].get("labels", {}) | labels
-    containers = template["spec"].get("containers") or []
-    if not any(isinstance(one, dict) and one.get("name") == CONTAINER for one in containers):
+    containers = _objects(template["spec"], "containers", "pod.template.spec")
+    if not any(one.get("name") == CONTAINER for one in containers):
         raise InputError(f"pod.template.spec.containers: the container {CONTAINER!r} is the service; add others by other names")
-    for container in [*containers, *(template["spec"].get("initContainers") or [])]:
-        for port in container.get("ports") or []:
-            port.setdefault("protocol", "TCP")  # part of the key by which server-side apply merges ports: without it, 500
+    for kind in ("containers", "initContainers"):
+        for index, container in enumerate(_objects(template["spec"], kind, "pod.template.spec")):
+            for port in _objects(container, "ports", f"pod.template.spec.{kind}[{container.get('name', index)}]"):
+                port.setdefault("protocol", "TCP")  # part of the key by which server-side apply merges ports: without it, 500
+
+
+def _objects(holder: Object, key: str, path: str) -> list[Object]:
+    found = holder.get(key) or []
+    if not isinstance(found, list | tuple) or not all(isinstance(one, dict) for one in found):
+        raise InputError(f"{path}.{key}: {found!r} is no list of objects")
+    return list(found)
 
 
 # -- the container --------------------------------------------------------------------------------------------------------------------
