@@ -137,10 +137,12 @@ def check_asked(asked: Mapping[str, str], known: Iterable[str]) -> None:
         if not _NAME.fullmatch(name):
             raise InputError(f"--env {name}={text}: {name!r} names no variable: letters, digits and '_', no digit first")
         try:
-            found = [parts[1:] for parts in string.Formatter().parse(text) if parts[1] is not None]
+            parsed = list(string.Formatter().parse(text))
         except ValueError as exc:
             raise InputError(f"--env {name}={text}: {exc}; write {{{{ and }}}} for braces") from None
-        for word, format_, conversion in found:
+        for _, word, format_, conversion in parsed:
+            if word is None:
+                continue
             if format_ or conversion:
                 raise InputError(
                     f"--env {name}={text}: a word in braces stands as it is, without ':' and '!'; write {{{{ and }}}} for braces"
