@@ -142,6 +142,32 @@ def test_a_second_api_server_keeps_what_it_is_told_and_nothing_becomes_of_it(clu
     assert other.pods() == []
 
 
+def test_custom_resources_are_kept(cluster):
+    """A server with the reflect2 of its sources dies within a few of these."""
+    cluster.require_ours("programs for a second API server")
+    if not (control_plane.home() / "custom-resources").exists():
+        pytest.skip(f"NO CUSTOM RESOURCES: built by an older script; remove {control_plane.home()} and build again")
+    other = cluster.other()
+    group = f"{other.namespace}.example.com"
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    names = {"plural": "things", "singular": "thing", "kind": "Thing"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"things.{group}"},
+        "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+    other.api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+    wait_for(lambda: other.api.find(other.path("things", group=f"{group}/v1")), "things to be known")
+    many = {f"key-{number}": "x" for number in range(30)}
+    for number in range(30):
+        thing = {"apiVersion": f"{group}/v1", "kind": "Thing", "metadata": {"name": f"t-{number}", "labels": many}, "number": number}
+        other.api.apply(other.path("things", f"t-{number}", f"{group}/v1"), thing)
+        assert other.api.apply(other.path("things", f"t-{number}", f"{group}/v1"), thing)["metadata"]["labels"] == many
+    assert len(other.api.items(other.path("things", group=f"{group}/v1"))) == 30
+
+
 def test_borrowers_share_one_control_plane_and_the_last_one_ends_it(cluster, tmp_path):
     cluster.require_ours("programs to start one")
     program = """

@@ -1,8 +1,7 @@
 """TrainJobs in front of an API server: a proxy that keeps TrainJobs itself, as the published models allow them, and passes the rest on.
 
-Why not a CustomResourceDefinition on the API server of these tests: Kubernetes 1.20 reads the metadata of custom resources through a module
-that corrupts memory when a Go compiler from 1.18 on has built it (modern-go/reflect2 before 1.0.2), as Debian's must. That server answers
-for a while, and then dies. So TrainJobs are kept here; whoever writes one is told what Kubeflow's schema would say.
+Why not a CustomResourceDefinition: these tests also run on a user's cluster, which is not theirs to extend, and a server is to fail when
+it is told to. Whoever writes a TrainJob is told what Kubeflow's schema would say.
 """
 
 from __future__ import annotations
