@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import tempfile
@@ -248,17 +249,34 @@ class AnyOrder(RuleBasedStateMachine):
         for place in self.places.values():
             place.away = ""
         now_us = self.clock.now_us()
+        unknown = set(self.broken)  # what had vanished when the catalog was lost, nobody knows of any more
+        noted = self.kept_as_noted()
         with self.catalog.write() as connection:
             connection.exec_driver_sql("DELETE FROM service_leases")
             connection.exec_driver_sql("DELETE FROM services")
         if somebody_first:
             self.ensure("run-0", key, is_kept=False)
         self.services().reap()
+        with self.catalog.read() as connection:
+            live = {row.id for row in rows.all_of(connection) if row.state is ServiceState.LIVE}
+        self.held = {mine: held for mine, held in noted.items() if held.incarnation in live} | self.held
         for (holder, key), held in list(self.held.items()):  # as their threads do, within a lease
-            if held.service in self.broken or (held.expires_us is not None and held.expires_us <= now_us):
+            if held.service in unknown or (held.expires_us is not None and held.expires_us <= now_us):
                 del self.held[holder, key]
             else:
                 self.services()._renew(held.service, held.incarnation, holder, None if held.expires_us is None else LEASE_US)
+
+    def kept_as_noted(self) -> dict[tuple[str, str], Held]:
+        """The leases without end that are noted where services run. Of one that was released since, only the catalog knew: it is there
+        again when that is lost, until it is released again; better than to remove a service under its holder."""
+        return {
+            (holder, key): Held(name, service.desired.incarnation, None)
+            for place in self.places.values()
+            for name, service in place.services.items()
+            for key in [service.desired.spec.name]
+            for holder in json.loads(service.desired.annotations["kept"] or "{}")
+            if not service.leaving
+        }
 
     @rule()
     def the_reaper_looks(self) -> None:
