@@ -33,8 +33,8 @@ from torch_geometric.nn import SAGEConv
 import fondaco as fd
 from examples._data import TEST, TRAIN, VALIDATION, GraphTables, data_folder, read_facebook_pages
 from examples._service import serving
+from examples.pages import GRAPH, build
 
-GRAPH = "pages"
 LEVELS = [[5, 3], [10, 5], [15, 10]]  # of --adaptive
 
 Ends = npt.NDArray[np.int64]  # sources and targets, [2, edges]
@@ -121,19 +121,6 @@ def _false_edges(src: npt.NDArray[np.int64], ids: npt.NDArray[np.int64], ends: E
     while (wrong := np.isin(src * width + dst, known)).any():
         dst[wrong] = rng.choice(ids, int(wrong.sum()))
     return np.stack([src, dst])
-
-
-def build(directory: Path, tables: GraphTables, *, partitions: int = 2) -> None:
-    """Build the graph of pages; each like leads both ways."""
-    with fd.open(directory) as platform:
-        platform.build_graph(
-            GRAPH,
-            nodes={"page": tables.nodes},
-            edges={("page", "likes", "page"): tables.edges},
-            undirected=True,
-            partitions=partitions,
-            progress=False,
-        )
 
 
 def train(options: Options, links: LinkSplit | None = None, *, on_batch: Callable[[int], None] = lambda index: None) -> Result:

@@ -1,5 +1,6 @@
 """A script written for DeepGNN: two hops of sampled neighbours, mean aggregation, through DeepGNN's client and data set.
 
+    python -m examples.pages
     fondaco train --graph pages --deepgnn -- python -m examples.unchanged_deepgnn
 
 What was changed in it are its imports. Where its graph engine answers it reads from GE_ENDPOINTS, as it did. DeepGNN knows types and

@@ -1,5 +1,6 @@
 """A PyG script as anybody has one: GraphSAGE over sampled neighbourhoods. Of its data it knows that there is a graph to connect to.
 
+    python -m examples.pages
     fondaco train --graph pages -- python -m examples.unchanged_pyg
     fondaco train --graph pages --shards 2 --nproc 2 -- python -m examples.unchanged_pyg
 

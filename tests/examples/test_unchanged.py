@@ -5,41 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("torch_geometric")
 
-import fondaco as fd
+from examples.pages import build, made_up_pages
+
 from train_process import removing_services, train
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("examples")  # one after the other: each has servers of its own
-KINDS, PAGES = 3, 240
+KINDS = 3
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Pages of three kinds that mostly like their own kind; their features say a little of it."""
     directory = tmp_path_factory.mktemp("pages") / "platform"
-    rng = np.random.default_rng(5)
-    ids = np.arange(PAGES)
-    kind = ids % KINDS
-    x = (rng.standard_normal((PAGES, 8)) + 1.5 * np.eye(KINDS, 8)[kind]).astype(np.float32)
-    src = np.repeat(ids, 6)
-    dst = (rng.integers(0, PAGES // KINDS, len(src)) * KINDS + kind[src]) % PAGES
-    features = {"x": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 8), "label": kind, "part": (ids % 5 == 0).astype(np.int8)}
-    with fd.open(directory) as opened:
-        opened.build_graph(
-            "pages",
-            nodes={"page": pa.table({"id": ids * 11, **features})},
-            edges={("page", "likes", "page"): pa.table({"src": src * 11, "dst": dst * 11})},
-            undirected=True,
-            partitions=2,
-            progress=False,
-        )
+    build(directory, made_up_pages(240, kinds=KINDS, dim=8))
     with removing_services(directory):
         yield directory
 
