@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +106,31 @@ def test_a_silent_server_is_given_up_within_the_time_of_the_call(serve: Serve) -
     with pytest.raises(UnavailableError, match="the API server of cluster 'texas'"):
         client.within(0.3).get(PODS, "a")
     assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_trickles_is_given_up_within_the_time_of_the_call(tmp_path: Path) -> None:
+    """Each piece comes in time, and the answer never does."""
+    over = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 1000000\r\n\r\n{")
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        config = log_in("texas", context=None, kubeconfig=kubeconfig(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        client, begun = Client("texas", config, namespace="teams"), time.monotonic()
+        with pytest.raises(UnavailableError, match="its answer had not come to an end in time"):
+            client.within(1).get(PODS, "a")
+        assert time.monotonic() - begun < 20
+        over.set()
+        thread.join()
+        client.close()
 
 
 def test_no_request_is_sent_when_the_time_is_over(serve: Serve) -> None:

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -24,7 +24,6 @@ from fondaco.adapters.kubernetes.place import MANAGER, Object
 from fondaco.core.errors import InputError, PermissionDeniedError, StateError, UnavailableError
 
 if TYPE_CHECKING:
-    import httpx2
     from lightkube.config.kubeconfig import SingleConfig
 
 T = TypeVar("T")
@@ -108,6 +107,13 @@ class _ListMeta(msgspec.Struct, frozen=True, rename={"go_on": "continue"}):
     go_on: str = ""
 
 
+class _Answer(NamedTuple):
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class Client:
     """One namespace of one API server, as one user. Any thread. `close` gives the connections back."""
 
@@ -162,7 +168,7 @@ class Client:
             as `Requests`.
         """
         answer = self._exchanged(deadline, verb, resource, method, path, query, body)
-        if answer.status_code >= 400:
+        if answer.status >= 400:
             self._refuse(answer, verb, resource)
             return None
         return answer.content
@@ -178,7 +184,7 @@ class Client:
 
     def _exchanged(
         self, deadline: float, verb: str, resource: str, method: str, path: str, query: Mapping[str, str | int] | None, body: bytes | None
-    ) -> httpx2.Response:
+    ) -> _Answer:
         import httpx2
         from lightkube.core.exceptions import ConfigError
 
@@ -192,18 +198,19 @@ class Client:
             self._count(verb, resource)
             timeout = httpx2.Timeout(min(REQUEST_S, left), connect=min(CONNECT_S, left))
             try:
-                answer = self._http.request(method, path, params=query, content=body, headers=headers, timeout=timeout)
+                with self._http.stream(method, path, params=query, content=body, headers=headers, timeout=timeout) as got:
+                    answer = _Answer(got.status_code, got.reason_phrase, got.headers, b"".join(_in_time(got.iter_bytes(), deadline)))
             except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError) as exc:  # it had closed an idle connection
                 if attempt == 2:
                     raise self._unavailable(exc) from exc
                 continue
             except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ConfigError, OSError, ValueError) as exc:
                 raise self._unavailable(exc) from exc
-            if answer.status_code == 401 and self._login is not None:
+            if answer.status == 401 and self._login is not None:
                 self._login.refused(token)  # it was good for a while
                 if attempt == 1:
                     continue
-            if answer.status_code not in (429, 503) or attempt == 2:
+            if answer.status not in (429, 503) or attempt == 2:
                 return answer
             after = answer.headers.get("retry-after", "")
             if not after.isdecimal() or deadline - time.monotonic() < PUT_OFF_S:
@@ -221,13 +228,13 @@ class Client:
         said = str(exc) or type(exc).__name__
         return UnavailableError(f"the API server of cluster {self.cluster!r} ({self._server})", said)
 
-    def _refuse(self, answer: httpx2.Response, verb: str, resource: str) -> None:
+    def _refuse(self, answer: _Answer, verb: str, resource: str) -> None:
         """Raise what an answer of 400 and above means; returns for an object that is not there."""
         try:
             status = _STATUS.decode(answer.content)
         except msgspec.MsgspecError:
-            status = _Status(answer.text[:500])
-        message, code = status.message or answer.reason_phrase, answer.status_code
+            status = _Status(answer.content.decode(errors="replace")[:500])
+        message, code = status.message or answer.reason, answer.status
         where = f"namespace {self.namespace!r} of cluster {self.cluster!r}"
         if code == 404:
             if verb in ("patch", "create") or message.startswith("namespaces "):
@@ -328,6 +335,14 @@ class Requests:
 
     def _path(self, kind: Kind, name: str = "") -> str:
         return f"{kind.api}/namespaces/{self._client.namespace}/{kind.plural}" + (f"/{name}" if name else "")
+
+
+def _in_time(chunks: Iterable[bytes], deadline: float) -> Iterator[bytes]:
+    """The chunks, as long as there is time: each of them has a time-out of its own, which a server that trickles never meets."""
+    for chunk in chunks:
+        if time.monotonic() > deadline:
+            raise TimeoutError("its answer had not come to an end in time")
+        yield chunk
 
 
 def _without_program(config: SingleConfig) -> SingleConfig:

@@ -8,6 +8,7 @@ A method takes 9 seconds at most for all its requests. Any thread.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,7 @@ from fondaco.services.spec import Volume
 _EVENTS_ASKED: Final = 4  # about so many things of one service events are asked: a fault of one is mostly the fault of all
 _EVENT_PAGES: Final = 2  # of all services: the newest cannot be asked for, so a crowded namespace may say less
 _INSTANCES_LOGGED: Final = 32
+_GONE_S: Final = 0.05  # between two looks whether what was deleted is gone
 _ATTEMPTS: Final = 5  # of `apply`, where others change the same objects at the same time
 _IMMUTABLE: Final = (
     "updates to statefulset spec for fields other than",
@@ -232,6 +234,7 @@ class KubernetesProvisioner:
         keeps = kind == STATEFUL_SET and now["spec"].get("selector") == item["spec"]["selector"]
         ask.delete(resource, name, uid, propagation="Orphan" if keeps else "Background")
         while (left := ask.get(resource, name)) is not None and left["metadata"]["uid"] == uid:
+            time.sleep(_GONE_S)
             if ask.left_s < 1:
                 raise StateError(f"{kind} {name!r} had to be made again, because what was changed in it cannot be changed back; try again")
         return ask.apply(resource, item)
