@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,33 @@ def test_a_service_runs_while_it_is_held_and_its_endpoints_are_handed_over(servi
         assert [holder.holder for holder in services.status(lease.service).holders] == ["run-17"]
     assert services.status(lease.service).holders == ()
     assert lease.service in place.services
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"env": {"A=B": "x"}}, "env.A=B: a variable's name is"),
+        ({"env": {"A": "a\0b"}}, "env.A: .* NUL byte"),
+        ({"env": {"A": ["x"]}}, "env.A: expected `str`, got `array`"),
+        ({"env": ["A"]}, "env: expected a mapping"),
+        ({"env": {"A": "{endpoints!r:>40}"}}, "env.A: .* stands as it is"),
+        ({"env": {"A": "{nope}"}}, r"env.A: '{nope}' names {nope}"),
+        ({"env": {"A": "{endpoints.nope}"}}, "env.A: .* has the ports: main"),
+        ({"lease": 5}, "lease: expected a duration"),
+        ({"lease": "99999999999h"}, "lease: '99999999999h' is longer than ten years"),
+        ({"lease": "1ms"}, "lease: '1ms' is too short"),
+        ({"timeout": 5}, "timeout: expected a duration"),
+        ({"timeout": "soon"}, "timeout: 'soon' is not a duration"),
+        ({"holder": "a\nb"}, "holder: "),
+    ],
+)
+def test_what_a_caller_gives_is_checked_before_anything_is_made(
+    services: Services, place: FakePlace, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        services.ensure(feeder(), **given)
+    assert services.list() == []
+    assert place.count("apply") == 0
 
 
 def test_a_caller_whose_time_is_up_gets_what_another_has_made_meanwhile(open_services: OpenServices, place: FakePlace) -> None:

@@ -427,10 +427,9 @@ def _done(report: ReapReport) -> str:
 
 def default_holder() -> str:
     """Who holds what the command line ensures: the same for every command of a user on a machine."""
-    import getpass
-    import socket
+    from fondaco.services.arguments import default_user
 
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return default_user()
 
 
 def _holder_words(holder: str | None) -> str:
@@ -465,8 +464,8 @@ def _standing(status: ServiceStatus) -> str:
 
 def _going(status: ServiceStatus, now_us: int) -> str:
     """When it goes: "goes in 4m", or "" while it is held."""
-    if status.removal_us is None:
-        return ""
+    if status.removal_us is None:  # its ttl begins when a reaper sees that the last lease has run out
+        return "" if status.holders else f"goes {format_duration(status.ttl_us)} after the next look"
     left_us = status.removal_us - now_us
     return f"goes in {_rough(left_us)}" if left_us > 0 else "goes now"
 

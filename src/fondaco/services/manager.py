@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import getpass
 import os
-import socket
 import threading
 import time
 import weakref
@@ -22,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from fondaco.core.clock import Clock
 from fondaco.core.config import ServicesConfig
 from fondaco.core.errors import FondacoError, InputError, ServiceNotFoundError, StateError, UnavailableError
-from fondaco.core.units import parse_duration_us
 from fondaco.services import reaper
+from fondaco.services.arguments import as_holder, as_lease_us, as_spec, as_timeout_s
 from fondaco.services.context import ServicesContext, apply_live, finish_removal, spec_of
 from fondaco.services.ensuring import Ensuring, Progress
 from fondaco.services.lease import Lease
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
     from fondaco.catalog import Catalog, LeaseRow, ServiceRow
 
-HOLDER_MAX: Final = 512
 REMOVAL_S: Final = 30.0
 _LOG_LINES: Final = 20
 _CHANGEABLE: Final = frozenset(
@@ -93,15 +90,13 @@ class Services:
                 time. After both the lease is given back, and the service stays for its ttl, so that one can look at it.
             UnavailableError: no cluster that could run it answers.
         """
-        wanted = _spec(spec)
-        name = _holder(holder)
+        wanted = as_spec(spec)
+        name = as_holder(holder)
         lease_us = self._lease_us(lease)
         resolved = self._context.read(lambda connection: resolve(connection, wanted))
         environment(resolved, resolved.service, {}, env)  # finds words that are unknown before anything is made
         self._adopt_into_a_new_catalog()
-        ensuring = Ensuring(
-            self._context, resolved, name, lease_us=lease_us, wait=wait, timeout_s=parse_duration_us(timeout) / 1e6, progress=progress
-        )
+        ensuring = Ensuring(self._context, resolved, name, lease_us=lease_us, wait=wait, timeout_s=as_timeout_s(timeout), progress=progress)
         row, seen = ensuring.run()
         ports = dict(seen.endpoints) if seen is not None and seen.incarnation == row.id else {}
         held = Lease(
@@ -116,7 +111,7 @@ class Services:
         Raises:
             as `ensure`, of specs.
         """
-        wanted = _spec(spec)
+        wanted = as_spec(spec)
         return self._context.read(lambda connection: resolve(connection, wanted))
 
     def hold(self, service: str, holder: str, *, lease: str | timedelta | None = "") -> LeaseRow:
@@ -127,7 +122,7 @@ class Services:
         Raises:
             ServiceNotFoundError: it is gone, or on its way out.
         """
-        name, lease_us = _holder(holder), self._lease_us(lease)
+        name, lease_us = as_holder(holder), self._lease_us(lease)
         from fondaco.catalog import services
 
         def take(connection: Connection) -> LeaseRow:
@@ -148,7 +143,7 @@ class Services:
         Raises:
             ServiceNotFoundError: the service is gone, or on its way out.
         """
-        name, lease_us = _holder(holder), self._lease_us(lease)
+        name, lease_us = as_holder(holder), self._lease_us(lease)
         from fondaco.catalog import services
 
         def prolong(connection: Connection) -> bool:
@@ -164,7 +159,7 @@ class Services:
 
         def end(connection: Connection) -> bool:
             row = services.find(connection, service)
-            return row is not None and services.release(connection, row.id, _holder(holder), now_us=self._context.now_us())
+            return row is not None and services.release(connection, row.id, as_holder(holder), now_us=self._context.now_us())
 
         return self._context.write(end)
 
@@ -233,8 +228,8 @@ class Services:
             ServiceNotFoundError; InputError: no such instance. UnavailableError.
         """
         row, _ = self._context.read(lambda connection: self._look_up(connection, service))
-        if index is not None and not 0 <= index < row.replicas:
-            raise InputError(f"service {service!r} has the instances 0 to {row.replicas - 1}, no {index}")
+        if index is not None and (not isinstance(index, int) or not 0 <= index < row.replicas):
+            raise InputError(f"service {service!r} has the instances 0 to {row.replicas - 1}, no {index!r}")
         return self._context.places.provisioner(row.cluster).logs(service, index=index, lines=lines)
 
     def env(self, service: str, spec: ServiceSpec | None = None, env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -289,7 +284,7 @@ class Services:
         """
         from fondaco.catalog import services
 
-        wanted = self._context.read(lambda connection: resolve(connection, _spec(spec)))
+        wanted = self._context.read(lambda connection: resolve(connection, as_spec(spec)))
         row, _ = self._context.read(lambda connection: self._look_up(connection, service))
         self._context.places.provisioner(row.cluster).check(_desired_for_check(row, wanted))
 
@@ -331,7 +326,7 @@ class Services:
             return row
 
         row = self._context.write(begin)
-        give_up = time.monotonic() + parse_duration_us(timeout) / 1e6
+        give_up = time.monotonic() + as_timeout_s(timeout)
         pause = 0.02
         while not finish_removal(self._context, row):
             if time.monotonic() >= give_up:
@@ -387,12 +382,7 @@ class Services:
     # -- inside -----------------------------------------------------------------------------------------------------------------------
 
     def _lease_us(self, lease: str | timedelta | None) -> int | None:
-        if lease is None:
-            return None
-        us = parse_duration_us(lease) if lease != "" else self._context.lease_us
-        if us < 100_000:
-            raise InputError(f"lease: {lease!r} is too short to be renewed in time; 0.1 s at least, or None: until it is released")
-        return us
+        return as_lease_us(lease if lease != "" else self._context.config.lease)
 
     def _adopt_into_a_new_catalog(self) -> None:
         """Before the first service of a catalog: should an earlier catalog have been lost, its services may run."""
@@ -444,33 +434,6 @@ class Services:
 
         self._leases.discard(lease)
         self._context.write(lambda c: services.release(c, lease.incarnation, lease.holder, now_us=self._context.now_us()))
-
-
-def default_holder() -> str:
-    """Who this process is, for leases: "user@host:pid"."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}:{os.getpid()}"
-
-
-def _holder(holder: str | None) -> str:
-    if holder is None:
-        return default_holder()
-    if not isinstance(holder, str) or not holder or len(holder) > HOLDER_MAX or not holder.isprintable():
-        raise InputError(f"holder: {holder!r} must be a text of 1 to {HOLDER_MAX} printable characters, as 'run-17'")
-    return holder
-
-
-def _spec(given: ServiceSpec | Mapping[str, Any] | str | Path) -> ServiceSpec:
-    if isinstance(given, ServiceSpec):
-        return given
-    if isinstance(given, Mapping):
-        return ServiceSpec.from_dict(given)
-    if isinstance(given, (str, Path)):
-        return ServiceSpec.from_toml(given)
-    raise InputError(f"spec: a ServiceSpec, a mapping or the path of a TOML file, not {given!r}")
 
 
 def _listed(row: ServiceRow, leases: Sequence[LeaseRow], seen: Mapping[str, Observed] | FondacoError, now_us: int) -> ServiceStatus:

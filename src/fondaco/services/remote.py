@@ -16,11 +16,11 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from fondaco.core.errors import DeadlineExceededError, InputError, ProtocolError, ServiceFailedError, ServiceNotFoundError
+from fondaco.core.errors import DeadlineExceededError, ProtocolError, ServiceFailedError, ServiceNotFoundError
 from fondaco.core.units import parse_duration_us
+from fondaco.services.arguments import as_holder, as_lease_us, as_spec, as_timeout_s
 from fondaco.services.ensuring import MENDING_S, Progress
 from fondaco.services.lease import Lease
-from fondaco.services.manager import default_holder
 from fondaco.services.provisioner import Phase
 from fondaco.services.resolution import environment
 from fondaco.services.spec import ServiceSpec
@@ -71,9 +71,9 @@ class RemoteServices:
         """
         wanted = as_spec(spec)
         environment(wanted, wanted.service, {}, env)
-        give_up = time.monotonic() + parse_duration_us(timeout) / 1e6
-        lease_us = None if lease is None else parse_duration_us(lease)
-        who = default_holder() if holder is None else holder
+        give_up = time.monotonic() + as_timeout_s(timeout)
+        lease_us = as_lease_us(lease)
+        who = as_holder(holder)
         body = {"spec": wanted.to_dict(), "holder": who, "lease": _text(lease_us)}
         while True:
             status = self._claim(body, wanted, give_up)
@@ -92,7 +92,7 @@ class RemoteServices:
 
     def hold(self, service: str, holder: str, *, lease: str | timedelta | None = LEASE) -> Holder:
         """Renew a holder's lease on a service that is there, or take one; never shortens it. Errors: `Services.hold`."""
-        body = {"holder": holder, "lease": _text(None if lease is None else parse_duration_us(lease))}
+        body = {"holder": holder, "lease": _text(as_lease_us(lease))}
         return self._converted(self._control("POST", _path(service, "hold"), body=body), Holder)
 
     def release(self, service: str, holder: str) -> bool:
@@ -127,7 +127,7 @@ class RemoteServices:
 
     def delete(self, service: str, force: bool = False, *, holder: str | None = None, timeout: str | timedelta = "30s") -> bool:
         """Remove a service now; whether it is gone. Arguments and errors: `Services.delete`."""
-        give_up, pause = time.monotonic() + parse_duration_us(timeout) / 1e6, _PAUSES_S[0]
+        give_up, pause = time.monotonic() + as_timeout_s(timeout), _PAUSES_S[0]
         target = _path(service) + _query(force="true" if force else None, holder=holder)
         gone: bool = self._control("DELETE", target)["gone"]
         while not gone and time.monotonic() < give_up:
@@ -195,21 +195,6 @@ class RemoteServices:
             return msgspec.convert(value, into)
         except msgspec.ValidationError as exc:
             raise ProtocolError(self._peer, f"an answer that cannot be read ({exc})") from exc
-
-
-def as_spec(given: ServiceSpec | Mapping[str, Any] | str | Path) -> ServiceSpec:
-    """A spec, whatever it is stated by.
-
-    Raises:
-        InputError.
-    """
-    if isinstance(given, ServiceSpec):
-        return given
-    if isinstance(given, Mapping):
-        return ServiceSpec.from_dict(given)
-    if isinstance(given, (str, Path)):
-        return ServiceSpec.from_toml(given)
-    raise InputError(f"spec: a ServiceSpec, a mapping or the path of a TOML file, not {given!r}")
 
 
 def _text(lease_us: int | None) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from fondaco.core.errors import InputError
-from fondaco.services.spec import EXPORTS, ServiceSpec, Source, filled, words_of
+from fondaco.services.spec import EXPORTS, ServiceSpec, Source, checked_variables, filled, words_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -56,8 +56,9 @@ def environment(
     Args:
         endpoints: of each port, in the order of the instances; empty texts come out while there are none.
     Raises:
-        InputError: a word of `more` is unknown.
+        InputError: `more` is no mapping of variables, or a word in it is unknown.
     """
+    more = checked_variables("env", more)
     first = next(iter(spec.ports), "")
     values: dict[str, object] = {"name": service}
     for port, addresses in endpoints.items():
@@ -69,8 +70,8 @@ def environment(
     addresses = endpoints.get(first, ())
     values["endpoints"] = ",".join(addresses)
     values["host"], _, values["port"] = addresses[0].rpartition(":") if addresses else ("", "", "")
-    templates = EXPORTS | _version_export(spec) | spec.exports | dict(more or {})
-    for variable, text in (more or {}).items():
+    templates = EXPORTS | _version_export(spec) | spec.exports | more
+    for variable, text in more.items():
         unknown = words_of(text, path=f"env.{variable}", inside=False) - values.keys()
         if unknown:
             raise InputError(f"env.{variable}: {text!r} names {{{min(unknown)}}}, and the service has the ports: {', '.join(spec.ports)}")

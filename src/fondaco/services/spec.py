@@ -327,7 +327,9 @@ class ServiceSpec:
         try:
             document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             return cls.from_dict(document.get("service", document))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, InputError) as exc:
+        except OSError as exc:
+            raise InputError(f"{path}: {exc.strerror}; a spec is a TOML file") from exc
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, InputError) as exc:
             raise InputError(f"{path}: {exc}") from exc
 
     def to_dict(self) -> dict[str, Any]:
@@ -366,9 +368,12 @@ def words_of(text: str, *, path: str, inside: bool) -> set[str]:
     """
     known = _INSIDE if inside else _OUTSIDE
     try:
-        found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        fields = [field[1:] for field in string.Formatter().parse(text)]
     except ValueError as exc:
         raise InputError(f"{path}: {text!r}: {exc}; write {{{{ and }}}} for braces") from None
+    found = {name for name, _, _ in fields if name is not None}
+    if any(format_ or conversion for _, format_, conversion in fields):
+        raise InputError(f"{path}: {text!r}: a word in braces stands as it is, without ':' and '!'; write {{{{ and }}}} for braces")
     for word in found:
         head, dot, _ = word.partition(".")
         if head not in known or (dot and head not in ("port", "endpoints", "address")):
@@ -454,10 +459,10 @@ def _mapping(path: str, given: object) -> dict[Any, Any]:
     return dict(given)
 
 
-def _env(given: object) -> dict[str, str]:
+def _env(given: object, path: str = "env") -> dict[str, str]:
     """Variables; a whole number is the text of it."""
-    values = {key: str(value) if type(value) is int else value for key, value in _mapping("env", given).items()}
-    return _converted("env", values, dict[str, str])  # type: ignore[no-any-return]
+    values = {key: str(value) if type(value) is int else value for key, value in _mapping(path, given).items()}
+    return _converted(path, values, dict[str, str])  # type: ignore[no-any-return]
 
 
 def _resources(given: object) -> Resources:
@@ -521,8 +526,7 @@ def _check(spec: ServiceSpec) -> None:
             raise InputError(f"ports.{port}: a port's name is a letter, then lower-case letters, digits and '-', 15 at most")
     for path, variables in (("env", spec.env), ("secrets", spec.secrets), ("exports", spec.exports)):
         for variable in variables:
-            if not _VARIABLE.fullmatch(variable):
-                raise InputError(f"{path}.{variable}: a variable's name is letters, digits and '_', no digit first")
+            _check_variable(path, variable)
     for variable in spec.env.keys() & spec.secrets.keys():
         raise InputError(f"secrets.{variable}: this variable is in env already")
     for variable, reference in spec.secrets.items():
@@ -540,16 +544,38 @@ def _check(spec: ServiceSpec) -> None:
         (f"exports.{key}", text, False) for key, text in spec.exports.items()
     ]
     for path, text, inside in texts:
-        if not text.isascii() and _is_torn(text):
-            raise InputError(f"{path}: {text!r} holds half a character (a surrogate), which UTF-8 cannot")
-        if "\0" in text:
-            raise InputError(f"{path}: a program's arguments and variables cannot hold a NUL byte")
+        _check_text(path, text)
         for word in words_of(text, path=path, inside=inside):
             head, _, port = word.partition(".")
             if head in ("port", "endpoints", "address") and not spec.ports:
                 raise InputError(f"{path}: {text!r} names a port, and the service has none (ports)")
             if port and port not in spec.ports:
                 raise InputError(f"{path}: {text!r} names port {port!r}; there is: {', '.join(spec.ports)}")
+
+
+def checked_variables(path: str, given: object) -> dict[str, str]:
+    """Variables that a program can be given, as whoever uses a service states them; a whole number is the text of it.
+
+    Raises:
+        InputError: names the path.
+    """
+    variables = _env(given, path)
+    for variable, text in variables.items():
+        _check_variable(path, variable)
+        _check_text(f"{path}.{variable}", text)
+    return variables
+
+
+def _check_variable(path: str, name: str) -> None:
+    if not _VARIABLE.fullmatch(name):
+        raise InputError(f"{path}.{name}: a variable's name is letters, digits and '_', no digit first")
+
+
+def _check_text(path: str, text: str) -> None:
+    if not text.isascii() and _is_torn(text):
+        raise InputError(f"{path}: {text!r} holds half a character (a surrogate), which UTF-8 cannot")
+    if "\0" in text:
+        raise InputError(f"{path}: a program's arguments and variables cannot hold a NUL byte")
 
 
 def _is_torn(text: str) -> bool:
