@@ -16,6 +16,7 @@ from fondaco.adapters.data_service import (
     DataServiceConfig,
     DataServiceMeta,
     TaskPhase,
+    answering_time,
     create,
     delete,
     execution_holder,
@@ -91,6 +92,14 @@ def test_a_task_succeeds_with_all_that_it_declares_when_every_instance_is_ready(
     assert state.outputs.name == "routes"
     assert len(state.outputs.endpoints) == 2
     assert state.outputs.env["GE_ENDPOINTS"] == state.outputs.env["FONDACO_SERVICE_ENDPOINTS"] == ",".join(state.outputs.endpoints)
+
+
+def test_a_task_gets_what_it_declares_and_nothing_else(services: Services) -> None:
+    for declared, delivered in ((None, ["name", "endpoints", "env"]), (("name",), ["name"]), ((), [])):
+        meta = DataServiceMeta.decode(create(services, config(), holder=HOLDER, outputs=declared).encode())
+        outputs = get(services, meta).outputs
+        assert outputs is not None
+        assert list(outputs.to_dict(meta.outputs)) == delivered
 
 
 def test_phases_follow_the_service(services: Services, place: FakePlace) -> None:
@@ -206,7 +215,7 @@ def test_a_task_whose_service_is_gone_may_be_tried_again(services: Services, pla
     services.delete(meta.service, force=True)
     state = get(services, old(meta, seconds=120))
     assert state.phase is TaskPhase.RETRYABLE_FAILED
-    assert "is gone; another attempt makes it again" in state.message
+    assert "is gone: deleted by force; another attempt makes it again" in state.message
     assert get(services, create(services, config(), holder=HOLDER)).phase is TaskPhase.SUCCEEDED
 
 
@@ -280,6 +289,37 @@ def test_get_before_a_hanging_create_has_entered_the_service_says_that_it_is_bei
     wait_for(lambda: get(services, meta).phase is TaskPhase.SUCCEEDED, "the create that was not waited for")
 
 
+@pytest.mark.parametrize("where", ["check", "apply"])
+def test_why_a_service_could_not_be_made_is_told_also_after_create_has_answered_by_any_process(
+    open_services: Callable[[], Services], place: FakePlace, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(lifecycle, "MENDING_S", 0.0)
+    services, goes_on = open_services(), threading.Event()
+    place.before[where] = lambda: goes_on.wait(60) and None
+    place.fail_next[where] = [UnavailableError("cluster local", "quota exceeded: 4 of 4 cpu")]
+    meta = create(services, config(), holder=HOLDER, answer_s=SOON)
+    assert get(services, meta).phase is TaskPhase.INITIALIZING
+    goes_on.set()
+    other = open_services()
+    wait_for(lambda: get(other, meta).phase is TaskPhase.RETRYABLE_FAILED, "the refusal")
+    assert "it could not be made" in get(other, meta).message
+    assert "quota exceeded: 4 of 4 cpu" in get(other, meta).message
+    assert services.list() == []
+    assert get(other, create(other, config(), holder=HOLDER)).phase is TaskPhase.SUCCEEDED
+
+
+def test_a_name_that_turns_out_to_be_taken_after_create_has_answered_is_said(
+    services: Services, place: FakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(services, config(Name="routes"), holder="flyte:graphs/development/other/n0")
+    goes_on, found = threading.Event(), services.ensure
+    monkeypatch.setattr(services, "ensure", lambda *given, **more: goes_on.wait(60) and found(*given, **more))
+    meta = create(services, config(Name="routes", Command=["else", "{port}"]), holder=HOLDER, answer_s=SOON)
+    goes_on.set()
+    wait_for(lambda: "held by flyte:graphs/development/other/n0" in get(services, meta).message, "the reason")
+    assert get(services, meta).phase is TaskPhase.RETRYABLE_FAILED
+
+
 def test_get_answers_while_the_cluster_hangs(services: Services, place: FakePlace) -> None:
     meta = create(services, config(), holder=HOLDER)
     goes_on = threading.Event()
@@ -324,6 +364,18 @@ def test_every_get_renews_the_lease_and_success_prolongs_it_to_hold(services: Se
     place.script("routes", "ready")
     get(services, meta)
     assert 7000 < seconds_left("routes") < 7300
+
+
+def test_hold_counts_from_success_also_where_it_is_shorter_than_a_lease(services: Services) -> None:
+    meta = create(services, config(Hold="2s"), holder=HOLDER)
+    assert get(services, meta).phase is TaskPhase.SUCCEEDED
+    assert services.status(meta.service).holders[0].expires_us < (time.time() + 2.1) * 1e6  # type: ignore[operator]
+    wait_for(lambda: (services.reap(), not holders(services, meta.service))[1], "the lease to run out")
+    state = get(services, meta)  # the answer was lost, and the backend asks again
+    assert (state.phase, holders(services, meta.service)) == (TaskPhase.RUNNING, [HOLDER])
+    assert get(services, meta).phase is TaskPhase.SUCCEEDED
+    with pytest.raises(InputError, match="Hold: '0s' is over before the next task begins"):
+        config(Hold="0s")
 
 
 def test_a_poll_that_comes_after_the_abort_does_not_take_the_lease_again(services: Services) -> None:
@@ -408,4 +460,6 @@ def test_without_metadata_the_output_prefix_tells_tasks_apart() -> None:
 
 
 def test_the_bounds_leave_room_under_a_backends_deadline() -> None:
-    assert lifecycle.ANSWER_S <= 8.0
+    assert [answering_time(left) for left in (None, 10.0, 3600.0)] == [8.0, 8.0, 8.0]
+    assert answering_time(3.0) <= 2.5
+    assert answering_time(0.0) == 0.0

@@ -51,6 +51,12 @@ def get_incarnation(connection: Connection, service_id: int) -> ServiceRow | Non
     return _service(row) if row else None
 
 
+def newest_gone(connection: Connection, name: str) -> ServiceRow | None:
+    """The newest service of this name of which nothing is left, or None."""
+    row = connection.execute(sa.select(_T).where(_T.c.name == name, sa.not_(_THERE)).order_by(_T.c.id.desc()).limit(1)).first()
+    return _service(row) if row else None
+
+
 def removing(connection: Connection, name: str) -> list[ServiceRow]:
     """The services of this name that are on their way out, newest first."""
     rows = connection.execute(sa.select(_T).where(_T.c.name == name, _THERE, sa.not_(_LIVE)).order_by(_T.c.id.desc()))
@@ -138,13 +144,15 @@ def take_lease(connection: Connection, service_id: int, holder: str, *, expires_
     return True
 
 
-def renew(connection: Connection, service_id: int, holder: str, expires_us: int | None) -> bool:
-    """Prolong a lease, never shorten it; False if the holder has none, or the service is not live.
+def renew(connection: Connection, service_id: int, holder: str, expires_us: int | None, *, exactly: bool = False) -> bool:
+    """Prolong a lease, never shorten it unless `exactly` is said; False if the holder has none, or the service is not live.
 
     Best inside `Catalog.write(quiet=True)`.
     """
-    if expires_us is None:
-        later: Any = None
+    if exactly:
+        later: Any = expires_us
+    elif expires_us is None:
+        later = None
     else:
         later = sa.case((sa.or_(_L.c.expires_us.is_(None), _L.c.expires_us > expires_us), _L.c.expires_us), else_=expires_us)
     live = sa.exists().where(_T.c.id == service_id, _LIVE)

@@ -53,9 +53,9 @@ class Scripted1(AsyncConnectorBase):
         super().__init__(task_type_name="scripted", metadata_type=Meta)
         self.work = work
 
-    def create(self, task_template: Any, output_prefix: str, inputs: Any, task_execution_metadata: Any, **_: Any) -> Meta:
+    def create(self, task_template: Any, output_prefix: str, inputs: Any, task_execution_metadata: Any, answer_s: float) -> Meta:
         self.work()
-        return Meta(output_prefix)
+        return Meta(f"{output_prefix} within {answer_s:.1f}" if task_template.id.name == "time" else output_prefix)
 
     def get(self, resource_meta: Meta, **_: Any) -> Resource:
         self.work()
@@ -74,10 +74,10 @@ class Scripted2(AsyncConnector[Meta2]):
         self.work = work
 
     async def create(
-        self, task_template: Any, output_prefix: str, inputs: Any = None, task_execution_metadata: Any = None, **_: Any
+        self, task_template: Any, output_prefix: str, inputs: Any = None, task_execution_metadata: Any = None, *, answer_s: float
     ) -> Meta2:
         await asyncio.to_thread(self.work)
-        return Meta2(output_prefix)
+        return Meta2(f"{output_prefix} within {answer_s:.1f}" if task_template.id.name == "time" else output_prefix)
 
     async def get(self, resource_meta: Meta2, **_: Any) -> Resource2:
         await asyncio.to_thread(self.work)
@@ -92,8 +92,11 @@ class Served:
     channel: grpc.aio.Channel
     metrics: ConnectorMetrics
 
-    def counted(self, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value("fondaco_connector_requests_total", labels) or 0.0
+    async def counted(self, number: int, **labels: str) -> None:
+        """Wait until so many calls are counted, which may be a moment after their answers."""
+        async with asyncio.timeout(60):
+            while self.metrics.registry.get_sample_value("fondaco_connector_requests_total", labels) != number:
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -111,14 +114,16 @@ async def served(work: Callable[[], Any] = lambda: None) -> AsyncIterator[Served
         await server.stop(5)
 
 
-def create1(channel: grpc.aio.Channel, task_type: str = "scripted", **more: Any) -> Any:
-    template = tasks1.TaskTemplate(type=task_type, interface={}, metadata={}, id={})
-    return AsyncAgentServiceStub(channel).CreateTask(messages1.CreateTaskRequest(template=template, output_prefix="s3://x", **more))
+def create1(channel: grpc.aio.Channel, task_type: str = "scripted", *, name: str = "", timeout: float | None = None) -> Any:
+    template = tasks1.TaskTemplate(type=task_type, interface={}, metadata={}, id={"name": name})
+    request = messages1.CreateTaskRequest(template=template, output_prefix="s3://x")
+    return AsyncAgentServiceStub(channel).CreateTask(request, timeout=timeout)
 
 
-def create2(channel: grpc.aio.Channel, task_type: str = "scripted", **more: Any) -> Any:
-    template = tasks2.TaskTemplate(type=task_type)
-    return AsyncConnectorServiceStub(channel).CreateTask(messages2.CreateTaskRequest(template=template, output_prefix="s3://x", **more))
+def create2(channel: grpc.aio.Channel, task_type: str = "scripted", *, name: str = "", timeout: float | None = None) -> Any:
+    template = tasks2.TaskTemplate(type=task_type, id={"name": name})
+    request = messages2.CreateTaskRequest(template=template, output_prefix="s3://x")
+    return AsyncConnectorServiceStub(channel).CreateTask(request, timeout=timeout)
 
 
 BOTH = pytest.mark.parametrize(("protocol", "create"), [("flyte1", create1), ("flyte2", create2)])
@@ -147,7 +152,7 @@ def test_an_error_becomes_the_code_that_says_what_to_do_and_its_message_without_
         async with served(fail) as here:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await create(here.channel)
-            assert here.counted(protocol=protocol, task_type="scripted", operation="create", code=code.name) == 1
+            await here.counted(1, protocol=protocol, task_type="scripted", operation="create", code=code.name)
             return caught.value
 
     raised = asyncio.run(ask())
@@ -186,7 +191,7 @@ def test_a_task_type_that_is_not_served_is_not_found_and_counted_as_unknown(prot
                     await create(here.channel, task_type)
                 assert caught.value.code() == grpc.StatusCode.NOT_FOUND
             assert "did you mean 'scripted'?" in caught.value.details()
-            assert here.counted(protocol=protocol, task_type="unknown", operation="create", code="NOT_FOUND") == 3
+            await here.counted(3, protocol=protocol, task_type="unknown", operation="create", code="NOT_FOUND")
 
     asyncio.run(ask())
 
@@ -219,6 +224,19 @@ def test_one_port_answers_both_protocols() -> None:
     asyncio.run(ask())
 
 
+@BOTH
+def test_work_has_to_be_done_before_the_calls_own_deadline(protocol: str, create: Any) -> None:
+    async def ask() -> list[float]:
+        async with served() as here:
+            made = [await create(here.channel, name="time", timeout=timeout) for timeout in (None, 300.0, 10.0, 5.0)]
+            return [float(json.loads(answer.resource_meta)["id"].rpartition(" ")[2]) for answer in made]
+
+    without, patient, usual, hasty = asyncio.run(ask())
+    assert (without, patient) == (8.0, 8.0)
+    assert 0 < usual <= 8.0
+    assert 0 < hasty <= 4.0
+
+
 def test_calls_that_block_do_not_wait_for_each_other() -> None:
     """Six creates at once, each of which ends only when all have begun."""
     together = threading.Barrier(6, timeout=30)
@@ -242,9 +260,7 @@ def test_a_call_whose_deadline_passed_is_counted_as_cancelled() -> None:
                     messages1.GetTaskRequest(task_type="scripted", resource_meta=b"{}"), timeout=0.5
                 )
             assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-            labels = {"protocol": "flyte1", "task_type": "scripted", "operation": "get", "code": "CANCELLED"}
-            while not here.counted(**labels):
-                await asyncio.sleep(0.01)
+            await here.counted(1, protocol="flyte1", task_type="scripted", operation="get", code="CANCELLED")
             hang.set()
 
     asyncio.run(asyncio.wait_for(ask(), 30))

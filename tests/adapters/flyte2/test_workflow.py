@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,9 @@ class Scripted(DataServiceConnector):
         super().__init__(lambda: None)  # type: ignore[arg-type, return-value]
         self.phases, self.deleted = list(phases), 0
 
+    def for_local_runs(self) -> Scripted:
+        return self
+
     async def create(self, task_template: Any, output_prefix: str, *_: Any, **__: Any) -> Any:
         from fondaco.adapters.data_service import DataServiceMeta
         from fondaco.adapters.flyte2.connector import DataServiceResource
@@ -257,6 +261,18 @@ def test_a_local_run_that_is_cancelled_gives_its_lease_back(local_platform: Flyt
 
     asyncio.run(asyncio.wait_for(work(), 60))
     wait_for(lambda: not here.names() - before, "the connectors' reapers to remove it")
+
+
+def test_what_a_local_run_holds_runs_out_within_a_minute_of_a_kill(local_platform: FlytePlatform) -> None:
+    here = local_platform
+    quick = DataServiceConfig(Command=serving_command("minute"), Ttl="0s", Hold="6h")
+    name = flyte.run(DataServiceTask("quick", quick)).outputs()[0]
+    (lease,) = here.services.status(name).holders
+    assert lease.expires_us < (time.time() + 61) * 1e6
+    kept = DataServiceConfig(Command=serving_command("kept"), Ttl="0s", Policy="keep")
+    name = flyte.run(DataServiceTask("kept", kept)).outputs()[0]
+    (lease,) = here.services.status(name).holders
+    assert lease.expires_us is None
 
 
 def test_a_local_run_in_a_program_gives_back_what_it_holds_when_it_ends(here: FlytePlatform, tmp_path: Path) -> None:

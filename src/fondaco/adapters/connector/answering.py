@@ -7,6 +7,7 @@ UNAVAILABLE, DEADLINE_EXCEEDED: it may succeed later; INTERNAL: a mistake of our
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -14,6 +15,7 @@ from typing import Final, TypeVar
 import grpc
 
 from fondaco.adapters.connector.metrics import ConnectorMetrics
+from fondaco.adapters.data_service import answering_time
 from fondaco.core.errors import (
     DeadlineExceededError,
     FondacoError,
@@ -58,6 +60,12 @@ class Desk:
             code.append(status.name)
             await context.abort(status, shortened(details))
             raise AssertionError("abort raises")
+
+
+def answer_s(context: grpc.aio.ServicerContext) -> float:
+    """How long a call's work may take, by the call's own deadline."""
+    left = context.time_remaining()
+    return answering_time(left if left is not None and math.isfinite(left) else None)
 
 
 def status_of(error: FondacoError) -> grpc.StatusCode:

@@ -19,7 +19,7 @@ from flytekit.extend.backend.utils import mirror_async_methods
 from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
-from fondaco.adapters.connector.answering import Desk
+from fondaco.adapters.connector.answering import Desk, answer_s
 from fondaco.adapters.connector.metrics import ConnectorMetrics
 from fondaco.core.errors import InputError, NotFoundError
 
@@ -54,6 +54,7 @@ class _Tasks(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  #
                 task_execution_metadata=_read(
                     "task_execution_metadata", lambda: TaskExecutionMetadata.from_flyte_idl(request.task_execution_metadata)
                 ),
+                answer_s=answer_s(context),
             )
             return messages.CreateTaskResponse(resource_meta=made.encode())
 
@@ -64,7 +65,8 @@ class _Tasks(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  #
     ) -> messages.GetTaskResponse:
         async def work() -> messages.GetTaskResponse:
             connector = self._connector_of(request)
-            found = await mirror_async_methods(connector.get, resource_meta=connector.metadata_type.decode(request.resource_meta))
+            meta = connector.metadata_type.decode(request.resource_meta)
+            found = await mirror_async_methods(connector.get, resource_meta=meta, answer_s=answer_s(context))
             return messages.GetTaskResponse(resource=await found.to_flyte_idl())
 
         return await self._desk.answer("get", _task_type(request), context, work)
@@ -74,7 +76,8 @@ class _Tasks(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  #
     ) -> messages.DeleteTaskResponse:
         async def work() -> messages.DeleteTaskResponse:
             connector = self._connector_of(request)
-            await mirror_async_methods(connector.delete, resource_meta=connector.metadata_type.decode(request.resource_meta))
+            meta = connector.metadata_type.decode(request.resource_meta)
+            await mirror_async_methods(connector.delete, resource_meta=meta, answer_s=answer_s(context))
             return messages.DeleteTaskResponse()
 
         return await self._desk.answer("delete", _task_type(request), context, work)

@@ -16,7 +16,7 @@ from flyte.connectors._connector import get_resource_proto
 from flyteidl2.connector import connector_pb2 as messages
 from flyteidl2.connector import service_pb2, service_pb2_grpc
 
-from fondaco.adapters.connector.answering import Desk
+from fondaco.adapters.connector.answering import Desk, answer_s
 from fondaco.adapters.connector.metrics import ConnectorMetrics
 from fondaco.core.errors import NotFoundError
 
@@ -47,7 +47,7 @@ class _Tasks(service_pb2_grpc.AsyncConnectorServiceServicer):  # type: ignore[mi
                 output_prefix=request.output_prefix,
                 inputs=None,
                 task_execution_metadata=request.task_execution_metadata,
-                **_connection(request),
+                **_named(request, context),
             )
             return messages.CreateTaskResponse(resource_meta=made.encode())
 
@@ -58,7 +58,8 @@ class _Tasks(service_pb2_grpc.AsyncConnectorServiceServicer):  # type: ignore[mi
     ) -> messages.GetTaskResponse:
         async def work() -> messages.GetTaskResponse:
             connector = self._connector_of(request)
-            found = await connector.get(resource_meta=connector.metadata_type.decode(request.resource_meta), **_connection(request))
+            meta = connector.metadata_type.decode(request.resource_meta)
+            found = await connector.get(resource_meta=meta, **_named(request, context))
             return messages.GetTaskResponse(resource=await get_resource_proto(found))
 
         return await self._desk.answer("get", request.task_category.name, context, work)
@@ -68,7 +69,8 @@ class _Tasks(service_pb2_grpc.AsyncConnectorServiceServicer):  # type: ignore[mi
     ) -> messages.DeleteTaskResponse:
         async def work() -> messages.DeleteTaskResponse:
             connector = self._connector_of(request)
-            await connector.delete(resource_meta=connector.metadata_type.decode(request.resource_meta), **_connection(request))
+            meta = connector.metadata_type.decode(request.resource_meta)
+            await connector.delete(resource_meta=meta, **_named(request, context))
             return messages.DeleteTaskResponse()
 
         return await self._desk.answer("delete", request.task_category.name, context, work)
@@ -124,6 +126,7 @@ class _Metadata(service_pb2_grpc.ConnectorMetadataServiceServicer):  # type: ign
         return await self._desk.answer("list", "", context, work)
 
 
-def _connection(request: Any) -> Mapping[str, str]:
-    """Secrets and settings of the task's connection, which the backend resolves and the SDK hands on as named arguments."""
-    return {**request.connection.secrets, **request.connection.configs}
+def _named(request: Any, context: grpc.aio.ServicerContext) -> Mapping[str, Any]:
+    """Secrets and settings of the task's connection, which the backend resolves and the SDK hands on as named arguments; and ours, which no
+    setting of that name replaces: how long the call may take."""
+    return {**request.connection.secrets, **request.connection.configs, "answer_s": answer_s(context)}

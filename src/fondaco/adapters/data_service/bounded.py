@@ -18,11 +18,11 @@ _LOGGER = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def within(seconds: float, what: str, work: Callable[[], Result]) -> Result:
+def within(seconds: float, what: str, work: Callable[[], Result], *, late: Callable[[BaseException], None] | None = None) -> Result:
     """The result of `work`, or what it raises.
 
     Args:
-        what: is done, for messages.
+        what: is done, for messages. late: gets what it raises when nobody waits for that any more.
     Raises:
         DeadlineExceededError: it takes longer. UnavailableError: `CALLS_MAX` are at work.
     """
@@ -30,23 +30,29 @@ def within(seconds: float, what: str, work: Callable[[], Result]) -> Result:
         raise UnavailableError("the data services of this process", f"{CALLS_MAX} calls are at work, {what} is one too many")
     results: list[Result] = []
     errors: list[BaseException] = []
-    over, given_up = threading.Event(), threading.Event()
+    over, given_up, lock = threading.Event(), threading.Event(), threading.Lock()
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as exc:
-            errors.append(exc)
-            if given_up.is_set():
+            with lock:
+                errors.append(exc)
+                is_late = given_up.is_set()
+            if is_late:
                 _LOGGER.warning("%s failed after its caller had stopped waiting: %s", what, exc)
+                if late is not None:
+                    late(exc)
         finally:
             _SLOTS.release()
             over.set()
 
     threading.Thread(target=run, name=f"fondaco {what}", daemon=True).start()
-    if not over.wait(seconds):
-        given_up.set()
-        raise DeadlineExceededError(what, seconds, "it goes on without being waited for")
+    over.wait(seconds)
+    with lock:
+        if not errors and not results:
+            given_up.set()
+            raise DeadlineExceededError(what, seconds, "it goes on without being waited for")
     if errors:
         raise errors[0]
     return results[0]

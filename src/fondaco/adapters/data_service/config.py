@@ -22,6 +22,7 @@ from fondaco.services.spec import ServiceSpec, words_of
 
 PORT: Final = 40_000  # what the plugin documents for a service of which only the image is said
 HOLD: Final = "6h"
+HOLD_MIN_US: Final = 1_000_000
 POLICIES: Final = ("release", "keep")
 # Programs written for the plugin find their port here.
 _PLUGIN_ENV: Final = {"SERVER_PORT": "{port}", "GE_BASE_PORT": "{port}", "GE_COUNT": "{replicas}"}
@@ -408,6 +409,8 @@ def _check(config: DataServiceConfig) -> None:
         raise InputError(f"Version: {config.Version} of what? Say Graph, too")
     if config.Policy == "keep" and config.Hold is not None:
         raise InputError(f'Hold: {config.Hold!r} has no meaning with Policy "keep", which holds until the service is deleted')
+    if config.Hold is not None and _duration_us("Hold", config.Hold) < HOLD_MIN_US:
+        raise InputError(f"Hold: {config.Hold!r} is over before the next task begins; 1s at least")
     if config.ExistingReleaseName and config.Name and config.Name != config.ExistingReleaseName:
         raise InputError(
             f"Name: {config.Name!r} is not ExistingReleaseName, {config.ExistingReleaseName!r}; an existing service has a name"

@@ -25,6 +25,7 @@ class DataServiceMeta(msgspec.Struct, frozen=True, kw_only=True):
         hold_us: how long the lease lasts after success; None: until it is released.
         existing: the task named a service that existed already.
         exports: variables that the task's jobs get beside those of the service: names and texts.
+        outputs: those that the task declares; None: it is not known, and all are delivered.
     """
 
     service: str
@@ -33,6 +34,7 @@ class DataServiceMeta(msgspec.Struct, frozen=True, kw_only=True):
     hold_us: int | None = None
     existing: bool = False
     exports: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[str, ...] | None = None
     version: int = VERSION
 
     def encode(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,9 +35,14 @@ class DataServiceOutputs:
     endpoints: list[str]
     env: dict[str, str]
 
-    def to_dict(self) -> dict[str, str | list[str] | dict[str, str]]:
-        """The outputs by name, in the order in which the task declares them."""
-        return {"name": self.name, "endpoints": self.endpoints, "env": self.env}
+    def to_dict(self, declared: Collection[str] | None = None) -> dict[str, str | list[str] | dict[str, str]]:
+        """The outputs by name, in the order in which our tasks declare them.
+
+        Args:
+            declared: by the task: one that the existing plugin has registered declares `name` only. None: all.
+        """
+        outputs: dict[str, str | list[str] | dict[str, str]] = {"name": self.name, "endpoints": self.endpoints, "env": self.env}
+        return {name: value for name, value in outputs.items() if declared is None or name in declared}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from flytekit.extend.backend.base_connector import AsyncConnectorBase, AsyncConn
 from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
-from fondaco.adapters.data_service import execution_holder
+from fondaco.adapters.data_service import ANSWER_S, execution_holder
+from fondaco.adapters.data_service.bounded import within
 from fondaco.adapters.data_service.local import forget, local_holder, platform_services
-from fondaco.core.errors import InputError, NotFoundError, UnavailableError
+from fondaco.core.errors import DeadlineExceededError, InputError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from fondaco.services.manager import Services
@@ -114,12 +115,13 @@ class CleanupConnector(AsyncConnectorBase):  # type: ignore[misc]
         holders = execution_holder(execution.project, execution.domain, execution.name)
         return CleanupMeta(str(service), holders, bool(given.get("cleanup_data_service", True)), str(given.get("cluster", "")))
 
-    def get(self, resource_meta: CleanupMeta, **_: Any) -> Resource:
-        """Give it back, and say what came of it; while the catalog does not answer, the task runs on."""
+    def get(self, resource_meta: CleanupMeta, answer_s: float = ANSWER_S, **_: Any) -> Resource:
+        """Give it back, and say what came of it; while the catalog or the cluster does not answer, the task runs on."""
         services = self._given if self._given is not None else platform_services()
         try:
-            return Resource(phase=TaskExecution.SUCCEEDED, message=released(services, resource_meta))
-        except UnavailableError as exc:
+            said = within(answer_s, f"clean-up of {resource_meta.service}", lambda: released(services, resource_meta))
+            return Resource(phase=TaskExecution.SUCCEEDED, message=said)
+        except (UnavailableError, DeadlineExceededError) as exc:
             return Resource(phase=TaskExecution.RUNNING, message=str(exc))
         except InputError as exc:
             return Resource(phase=TaskExecution.FAILED, message=str(exc))

@@ -6,6 +6,7 @@ All it knows is in the metadata that it gave; one object serves every call, from
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,8 @@ from flyteidl2.core.tasks_pb2 import TaskTemplate
 from flyteidl2.logs.dataplane.payload_pb2 import LogLine, LogLineOriginator
 from google.protobuf import json_format
 
-from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig, DataServiceMeta, create, delete, get, holder_of
+from fondaco.adapters.data_service import ANSWER_S, LEASE, TASK_TYPE, DataServiceConfig, DataServiceMeta, create, delete, get, holder_of
+from fondaco.adapters.data_service.local import LEASE as LOCAL_LEASE
 from fondaco.adapters.data_service.local import LEASE_S, hold_here
 from fondaco.adapters.flyte2.literals import typed_outputs
 
@@ -49,6 +51,9 @@ class DataServiceConnector(AsyncConnector[DataServiceResource]):  # type: ignore
     task_type_name = TASK_TYPE
     metadata_type = DataServiceResource
 
+    _lease = LEASE
+    _is_local = False
+
     def __init__(self, services: Callable[[], Services]) -> None:
         """
         Args:
@@ -62,26 +67,35 @@ class DataServiceConnector(AsyncConnector[DataServiceResource]):  # type: ignore
         output_prefix: str,
         inputs: dict[str, Any] | None = None,
         task_execution_metadata: Any = None,
+        answer_s: float = ANSWER_S,
         **connection: Any,
     ) -> DataServiceResource:
         """See `data_service.create`."""
         config = DataServiceConfig.from_custom(json_format.MessageToDict(task_template.custom))
         holder = holder_of(task_execution_metadata, output_prefix)
-        return DataServiceResource(await asyncio.to_thread(lambda: create(self._services(), config, holder=holder)))
+        declared = None
+        if task_template.HasField("interface"):
+            declared = tuple(entry.key for entry in task_template.interface.outputs.variables)
+        meta = await asyncio.to_thread(
+            lambda: create(self._services(), config, holder=holder, outputs=declared, lease=self._lease, answer_s=answer_s)
+        )
+        if self._is_local and meta.hold_us is not None:  # with policy "keep" it is as on a backend
+            meta = msgspec.structs.replace(meta, hold_us=int(LEASE_S * 1e6))
+        return DataServiceResource(meta)
 
-    async def get(self, resource_meta: DataServiceResource, **connection: Any) -> Resource:
+    async def get(self, resource_meta: DataServiceResource, answer_s: float = ANSWER_S, **connection: Any) -> Resource:
         """See `data_service.get`."""
-        state = await asyncio.to_thread(lambda: get(self._services(), resource_meta.meta))
+        state = await asyncio.to_thread(lambda: get(self._services(), resource_meta.meta, lease=self._lease, answer_s=answer_s))
         return Resource(
             phase=TaskExecution.Phase.Value(state.phase.value),
             message=state.message,
             log_links=[TaskLog(name=name, uri=uri) for name, uri in state.log_links],
-            outputs=typed_outputs(state.outputs) if state.outputs is not None else None,
+            outputs=typed_outputs(state.outputs, resource_meta.meta.outputs) if state.outputs is not None else None,
         )
 
-    async def delete(self, resource_meta: DataServiceResource, **connection: Any) -> None:
+    async def delete(self, resource_meta: DataServiceResource, answer_s: float = ANSWER_S, **connection: Any) -> None:
         """See `data_service.delete`."""
-        await asyncio.to_thread(lambda: delete(self._services(), resource_meta.meta))
+        await asyncio.to_thread(lambda: delete(self._services(), resource_meta.meta, answer_s=answer_s))
 
     async def get_logs(self, resource_meta: DataServiceResource, **connection: Any) -> GetTaskLogsResponse:
         """The newest lines of the service's instances, each with its instance's number; without times, which the cluster does not tell."""
@@ -89,10 +103,11 @@ class DataServiceConnector(AsyncConnector[DataServiceResource]):  # type: ignore
         lines = [LogLine(message=line, originator=LogLineOriginator.USER) for line in found]
         return GetTaskLogsResponse(body=GetTaskLogsResponseBody(lines=lines))
 
-    def for_this_process(self, resource_meta: DataServiceResource) -> DataServiceResource:
-        """The metadata of a local run: what it gets is held as long as its process renews it. With policy "keep", nothing changes."""
-        meta = resource_meta.meta
-        return resource_meta if meta.hold_us is None else DataServiceResource(msgspec.structs.replace(meta, hold_us=int(LEASE_S * 1e6)))
+    def for_local_runs(self) -> DataServiceConnector:
+        """The same with short leases, which this process renews (`hold_here`): after a kill they run out soon."""
+        other = copy.copy(self)
+        other._lease, other._is_local = LOCAL_LEASE, True
+        return other
 
     def hold_here(self, resource_meta: DataServiceResource) -> None:
         """Renew what a local run has got until this process ends."""

@@ -6,6 +6,7 @@ which a backend refuses for a declared list of texts. `Endpoints` and `Variables
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from flyte.types import TypeEngine
@@ -24,9 +25,10 @@ class Variables(dict[str, str]):
     """A mapping of texts to texts, also to flyte's type engine."""
 
 
-def typed_outputs(outputs: DataServiceOutputs) -> dict[str, Any]:
-    """The outputs by name, each with a type that says all."""
-    return {"name": outputs.name, "endpoints": Endpoints(outputs.endpoints), "env": Variables(outputs.env)}
+def typed_outputs(outputs: DataServiceOutputs, declared: Collection[str] | None) -> dict[str, Any]:
+    """The outputs that a task declares (None: all) by name, each with a type that says all."""
+    kinds: dict[str, Callable[[Any], Any]] = {"name": str, "endpoints": Endpoints, "env": Variables}
+    return {name: kinds[name](value) for name, value in outputs.to_dict(declared).items()}
 
 
 class _Typed(TypeTransformer[Any]):  # type: ignore[misc]  # flyte's types are not followed

@@ -81,6 +81,8 @@ class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
         if context is None:
             raise RuntimeError("a data service task runs in a workflow: flyte.run(task), or a call in another task")
         connector = ConnectorRegistry.get_connector(self.task_type, self.task_type_version)
+        if isinstance(connector, DataServiceConnector):
+            connector = connector.for_local_runs()
         creating = asyncio.ensure_future(
             connector.create(
                 task_template=self._template(context),
@@ -94,8 +96,6 @@ class DataServiceTask(TaskTemplate[Any, Any, Any]):  # type: ignore[misc]
         except asyncio.CancelledError:  # it goes on, and what it takes would be nobody's: it answers within seconds
             await _given_back(connector, await creating)
             raise
-        if isinstance(connector, DataServiceConnector):
-            meta = connector.for_this_process(meta)
         try:
             outputs = await self._wait(connector, meta)
         except BaseException:
