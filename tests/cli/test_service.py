@@ -121,6 +121,14 @@ def test_the_default_holder_is_the_same_for_each_command(run: Run) -> None:
     assert _json(run("status", "web", "--json"))["holders"] == []
 
 
+def test_leases_that_have_run_out_hold_nothing_in_what_is_shown(run: Run) -> None:
+    run("ensure", "web.toml", "--hold", "0.2s")
+    wait_for(lambda: _json(run("status", "web", "--json"))["holders"] == [], "its only lease is over")
+    shown = run("status", "web")[1]
+    assert "is held" not in shown
+    assert re.search(r"; goes (1h after the next look|in 1h)", shown), shown  # a keeper may have looked already
+
+
 def test_what_is_over_is_reaped(run: Run) -> None:
     name = _json(run("ensure", "web.toml", "--ttl", "0s", "--hold", "0.2s", "--json"))["service"]
     told: list[str] = []
