@@ -194,7 +194,7 @@ def test_a_damaged_desired_file_is_named_and_repaired_and_nothing_is_restarted(l
     seen = local.observe("web")
     assert (seen.incarnation, seen.desired) == (INCARNATION, None)
     assert "desired.json cannot be read" in seen.reason
-    assert seen.drift[0].startswith("desired.json cannot be read")
+    assert seen.drift == ("desired.json cannot be read: the checksum does not match",)
     again = ready_again(local)
     assert (again.endpoints, again.drift) == (first.endpoints, ())
     assert pids(directory, "web") == before
@@ -212,6 +212,12 @@ def test_a_damaged_state_file_is_written_again(local: LocalProvisioner, director
     first = start(local, server())
     flip_a_byte(directory / "services" / "web" / "state.json")
     assert local.observe("web") == first
+
+
+def test_a_state_file_that_was_deleted_is_written_again(local: LocalProvisioner, directory: Path) -> None:
+    start(local, server())
+    (directory / "services" / "web" / "state.json").unlink()
+    until(local, "web", Phase.READY)
 
 
 def test_with_both_files_damaged_it_can_be_applied_or_removed(local: LocalProvisioner, directory: Path) -> None:

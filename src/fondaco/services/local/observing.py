@@ -75,16 +75,21 @@ def _absent(place: Place) -> Observed:
 def _kept(place: Place) -> tuple[Kept | None, str]:
     try:
         return place.read_kept(), ""
-    except (CorruptFileError, FormatVersionError) as exc:
+    except CorruptFileError as exc:
+        return None, f"desired.json cannot be read: {exc.reason}"
+    except FormatVersionError as exc:
         return None, f"desired.json cannot be read: {exc}"
 
 
 def _state(place: Place, keeper: int | None) -> tuple[State | None, str]:
-    """state.json; a damaged one is written again by the keeper, if there is one."""
+    """state.json; one that is damaged, or that somebody took away, is written again by the keeper, if there is one."""
     said = ""
     for _ in range(_DAMAGED_TRIES if keeper is not None else 1):
         try:
-            return place.read_state(), ""
+            state = place.read_state()
+            if state is None and keeper is not None:
+                place.wake()  # not waited for: a keeper that has just begun has not written it yet
+            return state, ""
         except (CorruptFileError, FormatVersionError) as exc:
             said = str(exc)
             if keeper is not None:
