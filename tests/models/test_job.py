@@ -15,7 +15,7 @@ import pytest
 
 import fondaco as fd
 from fondaco.models.job import CommandError, End, Job
-from train_process import FONDACO, Terminal, gone, marked, train, training
+from train_process import FONDACO, Terminal, environment, gone, marked, train, training
 from waiting import wait_for
 
 IGNORING = "trap '' INT TERM HUP; while :; do sleep 0.05; done"
@@ -36,6 +36,12 @@ def mark() -> str:
 def runs(directory: Path) -> list[dict[str, object]]:
     told = subprocess.run([*FONDACO, "run", "list", "--dir", str(directory), "--json"], capture_output=True, text=True, check=True)
     return json.loads(told.stdout)  # type: ignore[no-any-return]
+
+
+def test_a_job_has_the_signals_that_it_would_have_without_us(platform: Path) -> None:
+    looking = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]
+    plain = subprocess.run(looking, capture_output=True, text=True, check=True, env=environment())
+    assert train(platform, "--", *looking).stdout == plain.stdout
 
 
 def test_output_input_and_exit_code_pass_through_unchanged(platform: Path) -> None:

@@ -56,6 +56,8 @@ def _start(command: list[str], mask: set[int | signal.Signals]) -> tuple[int, in
     job = os.fork()
     if not job:
         try:
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so through exec
+                signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == guard:
