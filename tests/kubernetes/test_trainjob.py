@@ -153,23 +153,24 @@ def test_a_cluster_without_kubeflow_is_said_to_be_one(platform: Path, cluster: C
     assert told(platform, "run", "list")[0]["state"] == "FAILED"
 
 
-def test_a_server_that_is_away_for_a_while_ends_no_job(platform: Path, jobs: TrainJobs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [503, 401])
+def test_a_server_that_is_away_or_refuses_us_for_a_while_ends_no_job(platform: Path, jobs: TrainJobs, tmp_path: Path, status: int) -> None:
     log = tmp_path / "log"
     with training(platform, *ON, "--", "true", log=log) as process:
         job = jobs.first()
-        jobs.refusing = True
+        jobs.refusing = status
         wait_for(lambda: "The job is not ended for that" in log.read_text(), "it is said that the server does not answer")
         jobs.set(job, "Complete", "JobsCompleted", "")
-        jobs.refusing = False
+        jobs.refusing = 0
         assert process.wait(60) == 0
 
 
 def test_a_server_that_does_not_answer_when_the_job_is_to_be_made_is_asked_again(platform: Path, jobs: TrainJobs, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    jobs.refusing = True
+    jobs.refusing = 503
     with training(platform, *ON, "--", "true", log=log) as process:
         wait_for(lambda: "Trying again" in log.read_text(), "it is said that the server does not answer")
-        jobs.refusing = False
+        jobs.refusing = 0
         jobs.set(jobs.first(), "Complete", "JobsCompleted", "")
         assert process.wait(60) == 0
     assert len(jobs.all()) == 1

@@ -31,13 +31,13 @@ class TrainJobs:
     """The TrainJobs there are, as their controller sees them.
 
     Attributes:
-        refusing: makes the server fail for a while. methods: of HTTP, that were used.
+        refusing: the HTTP status that every request gets for a while; 0: none. methods: of HTTP, that were used.
     """
 
     def __init__(self) -> None:
         self._jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self._lock = threading.Lock()
-        self.refusing = False
+        self.refusing = 0
         self.methods: set[str] = set()
         self.url = ""
 
@@ -66,7 +66,7 @@ class TrainJobs:
             self.methods.add(method)
             there = self._jobs.get((namespace, name))
             if self.refusing:
-                return 503, {"message": "the server is currently unable to handle the request"}
+                return self.refusing, {"message": "the server is currently unable to handle the request"}
             if method == "PATCH":
                 wrong = _fault(json.loads(body))
                 if wrong:

@@ -1,9 +1,9 @@
 """Runner: has a job run as a TrainJob, and waits for it.
 
 The TrainJob is named by the run's id and written by server-side apply, so that doing it again after half an answer changes nothing. It is
-looked at every few seconds; a server that does not answer for a while ends nothing. When this process is told to end, the TrainJob is
-deleted, and its pods with it. When this process is killed, the TrainJob goes on, and so do its services for as long as their lease lasts,
-an hour unless one says otherwise: nobody renews it then. A TrainJob that has ended is left there, for its logs.
+looked at every few seconds; a server that does not answer for a while, or refuses to, ends nothing. When this process is told to end, the
+TrainJob is deleted, and its pods with it. When this process is killed, the TrainJob goes on, and so do its services for as long as their
+lease lasts, an hour unless one says otherwise: nobody renews it then. A TrainJob that has ended is left there, for its logs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fondaco.adapters.kubernetes.client import Client, Kind, RefusedError
 from fondaco.adapters.kubernetes.commands import endpoints_of
 from fondaco.adapters.kubernetes.credentials import log_in
 from fondaco.adapters.kubernetes.place import Place
-from fondaco.core.errors import FondacoError, InputError, UnavailableError
+from fondaco.core.errors import FondacoError, InputError, PermissionDeniedError, UnavailableError
 from fondaco.models.job import End
 from fondaco.models.runner import Outcome
 from fondaco.models.variables import Facts
@@ -136,7 +136,7 @@ class TrainJobs:
         while True:
             try:
                 job = client.within().get(TRAIN_JOBS, name)
-            except UnavailableError as exc:
+            except (UnavailableError, PermissionDeniedError) as exc:  # also a login that is over: its services are not taken from it
                 if not silent:
                     self._say(f"{exc} The job is not ended for that; looking again.")
                 silent = True
