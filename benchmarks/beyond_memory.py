@@ -180,7 +180,7 @@ def _read(get: Callable[[int], Any], get_batch: Callable[[np.ndarray], Any], row
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     end = time.perf_counter() + seconds
     with quiet_collector():
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or not elapsed:
             for key in ids[rng.integers(0, rows, 500)].tolist():
                 begin = clock()
                 get(key)

@@ -476,4 +476,4 @@ def test_no_file_stays_open_after_closing(tmp_path):
         for partition in range(8):
             log.append("t", partition, [Record(b"k", b"v")], durability="disk")
             log.read("t", partition, 0)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what earlier tests have left may be closed meanwhile

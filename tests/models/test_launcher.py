@@ -224,6 +224,7 @@ def test_a_launcher_that_is_killed_loses_its_lease_by_itself(directory: Path, tm
     log, toml = tmp_path / "log", str(tmp_path / "files.toml")
     with training(directory, "--service", toml, "--lease", "1s", "--", "sh", "-c", "echo up; sleep 600", log=log) as process:
         wait_for(lambda: "up" in log.read_text(), "the job runs")
+        wait_for(lambda: all_runs(platform)[0].state is RunState.RUNNING, "the record says so")
         assert len(holders(platform)) == 1
         process.kill()
         process.wait()

@@ -315,8 +315,9 @@ def test_one_that_is_never_ready_has_failed_and_is_started_again(local: LocalPro
 
 
 def test_one_that_was_ready_and_crashes_is_degraded_and_not_failed(local: LocalProvisioner, tmp_path: Path) -> None:
-    once = tmp_path / "once"
-    start(local, shell(f"test -e {once} && exit 4; touch {once}; sleep 0.6; exit 4"))
+    once, end = tmp_path / "once", tmp_path / "end"
+    start(local, shell(f"test -e {once} && exit 4; touch {once}; until test -e {end}; do sleep 0.05; done; exit 4"))
+    end.touch()
     wait_for(lambda: local.observe("web").instances[0].restarts >= 6, "it is not started again")
     seen = local.observe("web")
     assert seen.phase is Phase.DEGRADED
