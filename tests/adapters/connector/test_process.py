@@ -119,7 +119,7 @@ def test_calls_at_work_are_answered_after_sigterm_and_no_others(directory: Path)
             wait_for(lambda: counted(one).get('fondaco_connector_requests_in_flight{protocol="flyte1"}') == 1, "the call to be at work")
             one.process.terminate()
             wait_for(lambda: "connector ends" in one.log, "it to begin to end")
-            with grpc.insecure_channel(one.address) as channel, pytest.raises(grpc.RpcError, match="UNAVAILABLE|CANCELLED"):
+            with grpc.insecure_channel(one.address) as channel, pytest.raises(grpc.RpcError, match=r"UNAVAILABLE|CANCELLED"):
                 health(channel)
         run = creating.result(60)
         assert run.metadata
