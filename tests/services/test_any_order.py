@@ -302,6 +302,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def who_holds_a_service_has_it(self) -> None:
         now_us = self.clock.now_us()
+        self.broken -= {name for place in self.places.values() for name, service in place.services.items() if not service.leaving}
         for (holder, _), held in self.held.items():
             if held.service in self.broken or (held.expires_us is not None and held.expires_us <= now_us):
                 continue

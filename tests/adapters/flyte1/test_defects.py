@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -51,8 +52,8 @@ def execution() -> Execution:
 
 @pytest.fixture
 def mark(request: pytest.FixtureRequest) -> str:
-    """A name of this test alone."""
-    return f"t{next(_NUMBERS)}"
+    """A name of this test alone, whoever else runs tests here."""
+    return f"t{os.getpid()}-{next(_NUMBERS)}"
 
 
 def task(name: str = "data-service", **config: Any) -> Any:
@@ -114,7 +115,7 @@ def test_defect_03_what_cannot_be_made_leaves_nothing_behind(
         backend.run(missing, execution)
     here.services.reap()
     assert mark not in here.names()
-    assert not here.processes(mark)
+    wait_for(lambda: not here.processes(mark), "its processes to be gone")
 
 
 def test_defect_04_creating_again_is_as_creating_once(here: FlytePlatform, backend: Backend, execution: Execution, mark: str) -> None:

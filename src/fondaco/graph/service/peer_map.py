@@ -1,8 +1,10 @@
 """Peer map: which servers hold which shard of a graph, as one of its servers knows them.
 
 Known are those that say so in the platform's run directory (`presence`), those that were named at the start, whoever these know, and who
-has asked this one. The map is read again every second, and at once when somebody is missing. Servers of the same graph that were started
-for another number of shards are passed over. Any thread.
+has asked this one. The map is read again every second, and at once when somebody is missing. Forgotten are those that stood in the run
+directory and do so no more, and others that were not heard of for `SILENT_S` and give no sign of life. Whom others speak of is believed to
+be there only after a sign of life, for they forget at their own time. Servers of the same graph that were started for another
+number of shards are passed over. Any thread.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +33,17 @@ from fondaco.graph.service.ring import Budget
 
 REFRESH_S: Final = 1.0
 MISSING_REFRESH_S: Final = 0.05  # at most as often, when somebody is missing
+SILENT_S: Final = 30.0
 _INFO_S: Final = 1.0
 _LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """A server that was met, and when it was last heard of (seconds, monotonic)."""
+
+    server: ServerInfo
+    heard: float
 
 
 class PeerMap:
@@ -62,7 +74,8 @@ class PeerMap:
         self._peers: dict[str, Peer] = {}  # by address
         self._servers: dict[str, ServerInfo] = {}
         self._secrets: dict[str, str] = {}
-        self._met: dict[str, ServerInfo] = {}  # named ones that have answered, and those whom they know
+        self._met: dict[str, _Met] = {}  # named ones that have answered, those whom they know, and who has asked
+        self._present: frozenset[str] = frozenset()  # addresses in the run directory, when it was last read
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="graph peers", daemon=True)
 
@@ -102,10 +115,13 @@ class PeerMap:
 
     def meet(self, server: ServerInfo) -> None:
         """Learn of a server that has asked this one."""
-        if self._met.get(server.address) != server:
-            with self._refreshing:
-                self._met = {**self._met, server.address: server}
-                self._take()
+        known = self._met.get(server.address)
+        if known is not None and known.server == server:
+            self._met[server.address] = _Met(server, time.monotonic())
+            return
+        with self._refreshing:
+            self._met[server.address] = _Met(server, time.monotonic())
+            self._take()
 
     def refresh(self, *, at_most_every_s: float = MISSING_REFRESH_S) -> None:
         """Read the map again, unless somebody has just done so."""
@@ -113,6 +129,7 @@ class PeerMap:
             if time.monotonic() - self._refreshed_at < at_most_every_s:
                 return
             self._meet_named()
+            self._forget_one()
             self._take()
             self._refreshed_at = time.monotonic()
 
@@ -133,7 +150,10 @@ class PeerMap:
                 if present.server_id != self._server_id:
                     found[present.server.address] = present.server
                     secrets[present.server.address] = present.secret
-        found = {**self._met, **found}
+        for address in self._present - found.keys():
+            self._met.pop(address, None)
+        self._present = frozenset(found)
+        found = {address: met.server for address, met in tuple(self._met.items())} | found
         found.pop(self.me.address, None)
         fitting = {address: server for address, server in found.items() if server.shards == self.me.shards}
         with self._lock:
@@ -154,15 +174,34 @@ class PeerMap:
         return Peer(address, hello, self._budget, self.pool, tls=self._tls, shared_memory=self._shared_memory)
 
     def _meet_named(self) -> None:
-        met: dict[str, ServerInfo] = {}
         for address in self._named:
             peer = self._peers.get(str(address)) or self._peer(address)
             with contextlib.suppress(FondacoError):
                 deadline = Deadline(_INFO_S)
                 welcome: Welcome = decode_welcome(ask([peer], Asked(Kind.INFO, b""), deadline, peer.name).meta, peer.name)
-                for server in (welcome.server, *welcome.servers):
-                    met[server.address] = server
+                self._met[welcome.server.address] = _Met(welcome.server, time.monotonic())
+                for server in welcome.servers:
+                    if server.address not in self._met and self._lives(server.address):
+                        self._met[server.address] = _Met(server, time.monotonic())
             if str(address) not in self._peers:
                 peer.close()
-        self._met = {**self._met, **met}
         self._met.pop(self.me.address, None)
+
+    def _forget_one(self) -> None:
+        """Of the one that was silent for the longest time ask a sign of life: one at a time, for it takes a while where there is none."""
+        silent = min(tuple(self._met.values()), key=lambda met: met.heard, default=None)
+        if silent is None or time.monotonic() < silent.heard + SILENT_S:
+            return
+        if self._lives(silent.server.address):
+            self._met[silent.server.address] = _Met(silent.server, time.monotonic())
+        else:
+            self._met.pop(silent.server.address, None)
+
+    def _lives(self, address: str) -> bool:
+        if address in self._present or address == self.me.address:
+            return True
+        peer = self._peers.get(address) or self._peer(Address.parse(address))
+        lives = peer.ping(_INFO_S)
+        if address not in self._peers:
+            peer.close()
+        return lives
