@@ -166,6 +166,24 @@ def test_one_that_fails_says_why_with_the_end_of_its_log_and_gives_the_lease_bac
     assert (status.phase, status.holders, status.log_tail) == (Phase.FAILED, (), caught.value.log_tail)
 
 
+def test_a_holder_that_cannot_keep_it_for_good_holds_it_as_before(services: Services, place: FakePlace, clock: ManualClock) -> None:
+    """Else a lease without an end stays of which nobody was told."""
+    services.ensure(feeder(), "a").leave()
+    place.away = "no route"
+    with pytest.raises(UnavailableError, match="no route"):
+        services.ensure(feeder(), "a", wait=False, lease=None)
+    place.away = ""
+    (holder,) = services.status(feeder().service).holders
+    assert holder.expires_us == clock.now_us() + 60_000_000
+    services.ensure(feeder(), "a", wait=False, lease=None).leave()
+    assert services.status(feeder().service).holders[0].expires_us is None
+    place.away = "no route"
+    with pytest.raises(UnavailableError, match="no route"):
+        services.ensure(feeder(), "a", wait=False, lease=None)
+    place.away = ""
+    assert services.status(feeder().service).holders[0].expires_us is None, "as it was told the last time"
+
+
 def test_one_that_has_failed_is_tried_again(services: Services, place: FakePlace) -> None:
     place.script("feeder", "crashing")
     with pytest.raises(ServiceFailedError):

@@ -87,6 +87,7 @@ class Ensuring:
         self._begun = time.monotonic()
         self._obstacle = _OTHERS
         self._fresh = False  # whether the lease is one that this call took
+        self._unended = False  # whether this call took the end off a lease that its holder had
         self._refusals: dict[str, FondacoError] = {}  # of clusters that were tried
 
     def run(self) -> tuple[ServiceRow, Observed | None]:
@@ -103,7 +104,7 @@ class Ensuring:
                 self._hold_on(row, claimed_us)
                 return row, seen
             except _SupersededError:
-                self._fresh = False
+                self._fresh = self._unended = False
                 self._check_time("its row was removed, again and again")
             except _RefusedError as refused:
                 self._refusals[row.cluster] = refused.reason
@@ -145,6 +146,9 @@ class Ensuring:
 
         now_us = self._context.now_us()
         expires = None if self._lease_us is None else now_us + self._lease_us
+        if expires is None and not self._unended:
+            ended = (lease.holder for lease in services.leases(connection, row.id) if lease.expires_us is not None)
+            self._unended = self._holder in ended
         return services.take_lease(connection, row.id, self._holder, expires_us=expires, now_us=now_us)
 
     def _enter(self) -> ServiceRow | None:
@@ -369,13 +373,16 @@ class Ensuring:
         time.sleep(max(0.0, min(seconds, self._begun + self._timeout_s - time.monotonic())))
 
     def _give_back(self, row: ServiceRow) -> None:
-        """Drop the lease that this call took; the service stays for its ttl, with what it has said."""
+        """Drop the lease that this call took, and let one end again that had an end; the service stays for its ttl, with what it has said."""
         from fondaco.catalog import services
 
-        if self._fresh:
-            with logged(f"lease of service {row.name!r} by {self._holder!r} runs out by itself"):
-                self._context.write(lambda c: services.release(c, row.id, self._holder, now_us=self._context.now_us()))
-            self._fresh = False
+        now_us = self._context.now_us()
+        with logged(f"lease of service {row.name!r} by {self._holder!r} stays as it is"):
+            if self._fresh:
+                self._context.write(lambda c: services.release(c, row.id, self._holder, now_us=now_us))
+            elif self._unended:
+                self._context.write(lambda c: services.renew(c, row.id, self._holder, now_us + self._context.lease_us, exactly=True))
+        self._fresh = self._unended = False
 
 
 class _RefusedError(Exception):
