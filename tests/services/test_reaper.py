@@ -132,6 +132,15 @@ def test_what_runs_without_a_row_is_adopted_and_removed_after_its_ttl(services: 
     assert place.services == {}
 
 
+def test_what_is_on_its_way_out_without_a_row_is_not_adopted(services: Services, place: FakePlace) -> None:
+    place.removal_calls = 3
+    place.provisioner().apply(Desired(feeder().service, 77, feeder(), 1))
+    place.provisioner().remove(feeder().service, 77)
+    with services.ensure(feeder(), "a", timeout="30s") as lease:
+        assert lease.incarnation != 77
+        assert lease.status().phase is Phase.READY
+
+
 def test_what_runs_without_a_row_beside_a_live_one_of_its_name_is_removed(services: Services, places: dict[str, FakePlace]) -> None:
     lease = services.ensure(feeder(), "a", lease=None)
     places["texas"].provisioner().apply(Desired(lease.service, 77, feeder(), 1))

@@ -177,8 +177,8 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
     """Deal with something of ours that runs and that no live row stands for.
 
     Without any row it is adopted: entered again as it is, with the leases that nobody renews, and held for the length of a lease so that
-    those who use it can renew theirs; or, if another service of this name is live, removed. Where its row says that it is gone it is what
-    a slow process has made since: removed.
+    those who use it can renew theirs; or, if another service of this name is live or it is on its way out already, removed. Where its row
+    says that it is gone it is what a slow process has made since: removed.
 
     Returns:
         "adopted", "removing", or None if there was nothing to do (any more).
@@ -197,7 +197,10 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
                 return None
             services.begin_removal(connection, known.id, now_us=now_us, reason="it was made after it was removed")
             return "removing"
-        taken = services.find(connection, observed.service) is not None
+        if services.find(connection, observed.service) is not None:
+            unwanted = "another one of this name is live"
+        else:
+            unwanted = "found on its way out, without a row" if observed.phase is Phase.REMOVING else ""
         identity = applied.annotations.get("identity") or applied.spec.identity
         row = services.create(
             connection,
@@ -210,10 +213,10 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
             now_us=now_us,
             incarnation=observed.incarnation,
             idle_since_us=now_us,
-            state=ServiceState.REMOVING if taken else ServiceState.LIVE,
-            reason="another one of this name is live" if taken else "found running, without a row",
+            state=ServiceState.REMOVING if unwanted else ServiceState.LIVE,
+            reason=unwanted or "found running, without a row",
         )
-        if taken:
+        if unwanted:
             return "removing"
         leases = _kept_in(applied.annotations) | {ADOPTED: now_us + context.lease_us}
         for holder, expires_us in leases.items():
@@ -228,7 +231,7 @@ def settle_stranger(context: ServicesContext, cluster: str, observed: Observed) 
 
 _SAID: Final = {
     "adopted": "found without a row in the catalog; adopted",
-    "removing": "found although it was removed, or another one is live; it is removed",
+    "removing": "found although it is gone, on its way out, or another one is live; it is removed",
 }
 
 
