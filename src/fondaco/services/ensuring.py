@@ -373,7 +373,7 @@ class Ensuring:
         time.sleep(max(0.0, min(seconds, self._begun + self._timeout_s - time.monotonic())))
 
     def _give_back(self, row: ServiceRow) -> None:
-        """Drop the lease that this call took, and let one end again that had an end; the service stays for its ttl, with what it has said."""
+        """Drop the lease that this call took, and let one end again that had an end; the service stays for its ttl."""
         from fondaco.catalog import services
 
         now_us = self._context.now_us()
