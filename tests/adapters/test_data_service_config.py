@@ -114,7 +114,7 @@ def test_shell_variables_and_json_in_a_command_stay_as_they_are() -> None:
     command = ["sh", "-c", "serve --port ${SERVER_PORT} --of {port} {{x}}", '{"a": {"b": 1}}']
     spec = DataServiceConfig(Command=command).to_spec()
     assert spec is not None
-    from fondaco.services.spec import filled
+    from fondaco.services.words import filled
 
     values = {"port": 7}
     assert [filled(text, values) for text in spec.command] == [

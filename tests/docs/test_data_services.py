@@ -12,7 +12,8 @@ from fondaco.control.metrics import Metrics
 from fondaco.control.metrics_services import reaper_metrics, service_metrics
 from fondaco.control.reaping import Reaping
 from fondaco.core.config import ClusterConfig, Config
-from fondaco.services.spec import Placement, PodSettings, Readiness, Resources, ServiceSpec, Source, Volume
+from fondaco.services.settings import Placement, PodSettings, Readiness, Resources, Source, Volume
+from fondaco.services.spec import ServiceSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SPECS = (DOCS / "data-services.md").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ from fondaco.adapters.kubernetes.objects import desired_of, wanted
 from fondaco.adapters.kubernetes.place import Place
 from fondaco.core.errors import InputError
 from fondaco.services.provisioner import Desired
-from fondaco.services.spec import ServiceSpec, Volume
+from fondaco.services.settings import Volume
+from fondaco.services.spec import ServiceSpec
 
 PLACE = Place("texas", "teams", image="fondaco:1")
 

@@ -12,7 +12,7 @@ from fondaco.core.errors import InputError, NotFoundError, StateError, Unavailab
 from fondaco.services.manager import Services
 from fondaco.services.places import Places, configured
 from fondaco.services.provisioner import Phase
-from fondaco.services.spec import Placement
+from fondaco.services.settings import Placement
 from services.fake_provisioner import FakePlace
 from services.specs import feeder
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import fondaco as fd
 from fondaco.core.errors import InputError
-from fondaco.services.spec import NAME_MAX, Readiness, Source, filled, words_of
+from fondaco.services.settings import Readiness, Source
+from fondaco.services.spec import NAME_MAX
+from fondaco.services.words import filled, words_of
 from services.specs import feeder
 
 MISTAKES = [

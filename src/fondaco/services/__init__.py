@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from fondaco.services.manager import Services
     from fondaco.services.provisioner import Desired, Instance, Observed, Phase, Provisioner
     from fondaco.services.reaper import ReapReport
-    from fondaco.services.spec import Placement, PodSettings, Readiness, Resources, ServiceSpec, Source, Volume
+    from fondaco.services.settings import Placement, PodSettings, Readiness, Resources, Source, Volume
+    from fondaco.services.spec import ServiceSpec
     from fondaco.services.status import Holder, ServiceStatus
 
 __all__ = [
@@ -41,7 +42,8 @@ _HOMES = {
     "manager": ("Services",),
     "provisioner": ("Desired", "Instance", "Observed", "Phase", "Provisioner"),
     "reaper": ("ReapReport",),
-    "spec": ("Placement", "PodSettings", "Readiness", "Resources", "ServiceSpec", "Source", "Volume"),
+    "settings": ("Placement", "PodSettings", "Readiness", "Resources", "Source", "Volume"),
+    "spec": ("ServiceSpec",),
     "status": ("Holder", "ServiceStatus"),
 }
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from fondaco.core.errors import InputError
 from fondaco.core.units import parse_duration_us
-from fondaco.services.spec import TTL_MAX_US, ServiceSpec
+from fondaco.services.conversion import TTL_MAX_US
+from fondaco.services.spec import ServiceSpec
 
 HOLDER_MAX: Final = 512
 _LEASE_MIN_US: Final = 100_000

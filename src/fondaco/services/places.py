@@ -14,7 +14,7 @@ from typing import Final
 from fondaco.core.config import ClusterConfig, ServicesConfig
 from fondaco.core.errors import FondacoError, InputError, NotFoundError
 from fondaco.services.provisioner import Observed, Provisioner
-from fondaco.services.spec import Placement
+from fondaco.services.settings import Placement
 
 LOCAL = "local"
 _AT_ONCE: Final = 16

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from fondaco.core.errors import InputError
-from fondaco.services.spec import EXPORTS, ServiceSpec, Source, checked_variables, filled, words_of
+from fondaco.services.conversion import checked_variables
+from fondaco.services.settings import Source
+from fondaco.services.spec import EXPORTS, ServiceSpec
+from fondaco.services.words import filled, words_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

@@ -9,7 +9,7 @@ import msgspec
 
 from fondaco.services.provisioner import Instance, Observed, Phase
 from fondaco.services.resolution import environment
-from fondaco.services.spec import Source
+from fondaco.services.settings import Source
 
 if TYPE_CHECKING:
     from fondaco.catalog import LeaseRow, ServiceRow

@@ -17,7 +17,7 @@ from fondaco.services.local import limits, ports, tree
 from fondaco.services.local.limits import Limits
 from fondaco.services.local.logfile import LogFile, older, tail
 from fondaco.services.local.plan import inherited
-from fondaco.services.spec import Resources
+from fondaco.services.settings import Resources
 from services.local.programs import is_gone
 from waiting import free_port, wait_for
 

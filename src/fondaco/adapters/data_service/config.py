@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from fondaco.core.errors import InputError, near_name
 from fondaco.core.units import parse_duration_us
-from fondaco.services.spec import ServiceSpec, words_of
+from fondaco.services.spec import ServiceSpec
+from fondaco.services.words import words_of
 
 PORT: Final = 40_000  # what the plugin documents for a service of which only the image is said
 HOLD: Final = "6h"

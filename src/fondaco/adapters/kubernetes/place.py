@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fondaco.services.spec import Volume
+from fondaco.services.settings import Volume
 
 Object = dict[str, Any]  # an object of Kubernetes as JSON carries it
 

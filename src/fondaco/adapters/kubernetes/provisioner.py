@@ -45,7 +45,7 @@ from fondaco.adapters.kubernetes.standing import Found, asks_events, by_uid, dri
 from fondaco.adapters.kubernetes.template import CONTAINER, checked_labels
 from fondaco.core.errors import FondacoError, InputError, StateError, UnavailableError
 from fondaco.services.provisioner import Desired, Observed
-from fondaco.services.spec import Volume
+from fondaco.services.settings import Volume
 
 _EVENTS_ASKED: Final = 4  # about so many things of one service events are asked: a fault of one is mostly the fault of all
 _EVENT_PAGES: Final = 2  # of all services: the newest cannot be asked for, so a crowded namespace may say less

@@ -22,7 +22,8 @@ from fondaco.adapters.kubernetes.merging import merged
 from fondaco.adapters.kubernetes.place import INCARNATION, INSTANCE, MANAGED_BY, MANAGER, NAME, PLATFORM, Object, Place
 from fondaco.core.errors import InputError
 from fondaco.services.provisioner import Desired
-from fondaco.services.spec import ServiceSpec, Volume
+from fondaco.services.settings import Volume
+from fondaco.services.spec import ServiceSpec
 
 CONTAINER: Final = "main"
 _USER: Final = 1000

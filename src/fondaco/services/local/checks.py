@@ -12,7 +12,8 @@ from fondaco.services.local import ports
 from fondaco.services.local.files import Kept
 from fondaco.services.local.plan import check_secrets, words
 from fondaco.services.provisioner import Desired
-from fondaco.services.spec import ServiceSpec, filled
+from fondaco.services.spec import ServiceSpec
+from fondaco.services.words import filled
 
 INSTANCES_MAX: Final = 64  # of one service: each is a process, often of 100 MB; thousands by a slip of the hand take a machine down
 

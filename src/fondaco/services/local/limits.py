@@ -21,7 +21,7 @@ from typing import Final
 
 from fondaco.core.errors import InputError
 from fondaco.services.quantities import parse_quantity
-from fondaco.services.spec import Resources
+from fondaco.services.settings import Resources
 
 _PERIOD_US: Final = 100_000
 _GPU: Final = "nvidia.com/gpu"

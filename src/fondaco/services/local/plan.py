@@ -20,7 +20,9 @@ from fondaco.core.errors import InputError
 from fondaco.services.local import tree
 from fondaco.services.local.files import Kept
 from fondaco.services.local.limits import devices
-from fondaco.services.spec import Readiness, Resources, ServiceSpec, filled
+from fondaco.services.settings import Readiness, Resources
+from fondaco.services.spec import ServiceSpec
+from fondaco.services.words import filled
 
 INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 INHERITED_PREFIXES: Final = ("LC_", "PYTHON", "OMP_", "NUMBA_")

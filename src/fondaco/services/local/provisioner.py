@@ -30,7 +30,8 @@ from fondaco.services.local.logfile import tail
 from fondaco.services.local.observing import observe, same
 from fondaco.services.local.plan import inherited
 from fondaco.services.provisioner import Desired, Observed, Phase
-from fondaco.services.spec import ServiceSpec, Volume
+from fondaco.services.settings import Volume
+from fondaco.services.spec import ServiceSpec
 
 HOST: Final = "127.0.0.1"
 _SOON_S: Final = 2.0  # a removal waits so long for processes that obey at once, so that one call is enough for most
