@@ -118,3 +118,17 @@ def test_a_run_is_entered_heard_of_and_finished(catalog: Catalog) -> None:
         assert runs.all_of(connection, limit=1) == [ended]
         with pytest.raises(RunNotFoundError, match="did you mean"):
             runs.get(connection, run.id[:-1])
+
+
+def test_a_run_is_found_by_its_name_too_the_newest_of_it(catalog: Catalog) -> None:
+    def enter(run_id: str, name: str, now_us: int) -> None:
+        runs.begin(connection, run_id, name=name, command=["true"], directory="/", holder=run_id, pid=7, host="h", now_us=now_us)
+
+    with catalog.write() as connection:
+        enter("run-1", "nightly", 10)
+        enter("run-2", "nightly", 20)
+        enter("run-3", "run-1", 30)
+        assert runs.get(connection, "nightly").id == "run-2"
+        assert runs.get(connection, "run-1").id == "run-1", "an id comes before a name"
+        with pytest.raises(RunNotFoundError, match="did you mean 'nightly'"):
+            runs.get(connection, "nightl")

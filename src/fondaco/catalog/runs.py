@@ -84,15 +84,17 @@ def finish(
     connection.execute(_T.update().where(_T.c.id == run_id).values(**values))
 
 
-def get(connection: Connection, run_id: str) -> RunRow:
-    """One run.
+def get(connection: Connection, run: str) -> RunRow:
+    """The run of this id, or the newest one of this name.
 
     Raises:
-        RunNotFoundError: there never was one of this id; suggests the nearest.
+        RunNotFoundError: there never was one; suggests the nearest.
     """
-    row = connection.execute(sa.select(_T).where(_T.c.id == run_id)).first()
+    newest = sa.select(_T).where(_T.c.name == run).order_by(_T.c.started_us.desc(), _T.c.id).limit(1)
+    row = connection.execute(sa.select(_T).where(_T.c.id == run)).first() or connection.execute(newest).first()
     if row is None:
-        raise RunNotFoundError(run_id, [run.id for run in all_of(connection, limit=100)])
+        known = all_of(connection, limit=100)
+        raise RunNotFoundError(run, [name for there in known for name in dict.fromkeys((there.id, there.name))])
     return _run(row)
 
 

@@ -47,16 +47,16 @@ def list_runs(limit: int, directory: str, as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("run_id", metavar="RUN")
+@click.argument("name", metavar="RUN")
 @click.option("--packages", is_flag=True, help="also what was installed")
 @directory_option
 @json_option
-def show(run_id: str, packages: bool, directory: str, as_json: bool) -> None:
-    """Show all that is recorded of one RUN."""
+def show(name: str, packages: bool, directory: str, as_json: bool) -> None:
+    """Show all that is recorded of one RUN, or of the newest one of that name."""
     from fondaco.models.runs import get_run, packages_of
 
     with fondaco.open(directory, create=False) as platform:
-        run = get_run(platform, run_id)
+        run = get_run(platform, name)
         installed = packages_of(platform.directory, run.environment.get("packages", "")) if packages else []
     if as_json:
         print_json({"run": run, "packages": installed} if packages else run)

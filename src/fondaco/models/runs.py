@@ -114,8 +114,8 @@ def all_runs(platform: RunPlatform, limit: int | None = None) -> list[RunRow]:
         return runs.all_of(connection, limit)
 
 
-def get_run(platform: RunPlatform, run_id: str) -> RunRow:
-    """One run.
+def get_run(platform: RunPlatform, run: str) -> RunRow:
+    """The run of this id, or the newest one of this name.
 
     Raises:
         RunNotFoundError: there is none; suggests the nearest.
@@ -124,7 +124,7 @@ def get_run(platform: RunPlatform, run_id: str) -> RunRow:
 
     mark_lost(platform)
     with platform.catalog.read() as connection:
-        return runs.get(connection, run_id)
+        return runs.get(connection, run)
 
 
 def mark_lost(platform: RunPlatform) -> list[RunRow]:
