@@ -17,6 +17,7 @@ import fondaco as fd
 from waiting import PATIENCE_S, wait_for
 
 FONDACO = [sys.executable, "-c", "from fondaco.cli import main; main()"]
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup would else have processes that do not hear it
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
