@@ -174,7 +174,10 @@ def test_ctrl_c_twice_kills_a_job_that_does_not_listen(platform: Path, mark: str
 
 
 def test_ctrl_c_reaches_a_job_once(platform: Path) -> None:
-    program = "import time\ntry:\n    print('up', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('once')\n    time.sleep(0.2)"
+    program = (
+        "import time\ntry:\n    print('up', flush=True)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('once')\n    time.sleep(0.2)"
+    )
     with Terminal([*FONDACO, "train", "--dir", str(platform), "--", sys.executable, "-c", program]) as terminal:
         terminal.until("up")
         terminal.type("\x03")
