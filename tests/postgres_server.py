@@ -103,10 +103,10 @@ class PostgresServer:
         secret = "" if password is None else f":{password}"
         return f"postgresql://{user}{secret}@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """The URL of a new, empty database."""
+    def new_database(self, options: str = "") -> str:
+        """The URL of a new, empty database; `options` as CREATE DATABASE has them."""
         name = f"fondaco_{next(_NUMBERS)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} {options}")
         return self.url(name)
 
     def execute(self, statement: str, url: str | None = None) -> None:

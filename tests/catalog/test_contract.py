@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fondaco.catalog import Catalog, quotas, stores
+from fondaco.catalog import Catalog, quotas, runs, stores
 from fondaco.core.errors import InputError, LockedError, PermissionDeniedError, ReadOnlyError, UnavailableError
 from fondaco.testing.catalog import CatalogContract, OpenCatalog, create_store
 from postgres_server import PostgresServer, running_server
@@ -112,6 +113,17 @@ class TestPostgresFailures:
         with pytest.raises(PermissionDeniedError, match="permission denied for table"):
             create_store(catalog)
         catalog.close()
+
+    def test_a_database_without_an_encoding_holds_text_all_the_same(self, tmp_path: Path, server: PostgresServer) -> None:
+        """initdb in a bare container makes such ones; drivers give bytes for text there, unless they are told."""
+        url = server.new_database("TEMPLATE template0 ENCODING SQL_ASCII")
+        with contextlib.closing(Catalog.open(tmp_path, url=url)) as catalog:
+            with catalog.write() as connection:
+                runs.begin(
+                    connection, "run-1", name="Küste", command=["true"], directory="/", holder="h", pid=1, host="h", now_us=1
+                )  # fmt: skip
+            with catalog.read() as connection:
+                assert runs.get(connection, "run-1").name == "Küste"
 
     def test_an_unknown_database_is_the_users_mistake(self, tmp_path: Path, server: PostgresServer) -> None:
         with pytest.raises(InputError, match='database "nowhere" does not exist; make the database'):

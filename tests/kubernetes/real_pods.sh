@@ -110,7 +110,8 @@ settings() { # of containerd, its network plug-in, and kubelet
     local work=$1
     cat >"$work/cni/10-pods.conflist" <<X
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "ptp", "ipMasq": false,
- "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/24"}]], "dataDir": "$work/addresses"}}]}
+ "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
+   "dataDir": "$work/addresses"}}]}
 X
     # restrict_oom_score_adj: without CAP_SYS_RESOURCE (in many containers) runc ends with "can't get final child's PID from pipe".
     cat >"$work/containerd.toml" <<X
@@ -141,6 +142,7 @@ makeIPTablesUtilChains: false
 readOnlyPort: 0
 healthzPort: 0
 clusterDNS: ["10.96.0.10"]
+clusterDomain: cluster.local
 evictionHard: {nodefs.available: "1%", imagefs.available: "1%", memory.available: "100Mi"}
 enableControllerAttachDetach: false
 syncFrequency: 10s

@@ -76,6 +76,7 @@ def make_engine(url: URL) -> sa.Engine:
     settings: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "fondaco",
+        "client_encoding": "utf8",  # a database without an encoding (SQL_ASCII) would else answer in bytes
         "prepare_threshold": None,
         **_KEEPALIVE,
     }
