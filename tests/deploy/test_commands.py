@@ -146,11 +146,11 @@ def test_the_commands_of_the_manifests_make_a_platform_that_provisions(cluster, 
     workloads = ["fondaco", "fondaco-connector", "fondaco-reaper", "fondaco-node"]
     assert sorted(deployment.documents) == sorted(workloads)
     deployment.first("fondaco")
-    token_file = deployment.platform / "operator.token"
-    token = token_file.read_text()
+    files = [deployment.platform / "operator.token", deployment.platform / "graph.token"]
+    token, of_graphs = (file.read_text() for file in files)
     deployment.first("fondaco")
-    assert token_file.read_text() == token, "a second start made another token"
-    assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
+    assert [file.read_text() for file in files] == [token, of_graphs], "a second start made other tokens"
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     for name in workloads:
         deployment.first(name)
         deployment.start(name)
@@ -162,6 +162,9 @@ def test_the_commands_of_the_manifests_make_a_platform_that_provisions(cluster, 
     stores = deployment.url("7070", "/v1/stores")
     assert httpx.get(stores, trust_env=False, timeout=30).status_code == 401
     assert httpx.get(stores, trust_env=False, timeout=30, headers={"Authorization": f"Bearer {token.strip()}"}).status_code == 200
+    reading = {"Authorization": f"Bearer {of_graphs.strip()}"}
+    assert httpx.get(stores, trust_env=False, timeout=30, headers=reading).status_code == 200
+    assert httpx.post(stores, json={"name": "x"}, trust_env=False, timeout=30, headers=reading).status_code == 403
 
     (deployment.directory / "web.toml").write_text(TOML)
     made = deployment.run("service", "ensure", str(deployment.directory / "web.toml"), "--ttl", "1s", "--holder", "me", "--json")

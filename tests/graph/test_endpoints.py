@@ -15,7 +15,7 @@ import pytest
 
 import fondaco as fd
 from fondaco.core.errors import GraphNotFoundError, InputError, NotAPlatformError, UnavailableError, VersionNotFoundError
-from fondaco.graph.service.endpoints import ENDPOINTS, NAME, VERSION, connect
+from fondaco.graph.service.endpoints import ENDPOINTS, NAME, TOKEN_FILE, VERSION, connect, token_of_environment
 from fondaco.graph.service.remote import RemoteGraph
 from graph.canned_service import CannedServer
 
@@ -33,7 +33,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (ENDPOINTS, NAME, VERSION, "FONDACO_GRAPH_TOKEN", "RANK"):
+    for variable in (ENDPOINTS, NAME, VERSION, "FONDACO_GRAPH_TOKEN", TOKEN_FILE, "RANK"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -152,3 +152,21 @@ def test_connecting_brings_in_nothing_heavy(server: CannedServer) -> None:
     environment = {**os.environ, ENDPOINTS: str(server.address)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "7 []\n"
+
+
+def test_a_token_stands_in_the_environment_or_in_a_file_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert token_of_environment() is None
+    path = tmp_path / "token"
+    monkeypatch.setenv(TOKEN_FILE, str(path))
+    with pytest.raises(InputError, match=r"FONDACO_GRAPH_TOKEN_FILE=.*token: No such file"):
+        token_of_environment()
+    path.write_text("\n")
+    with pytest.raises(InputError, match="it is empty"):
+        connect("127.0.0.1:1")
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="it holds no token"):
+        token_of_environment()
+    path.write_text("fdc_secret\n")
+    assert token_of_environment() == "fdc_secret"
+    monkeypatch.setenv("FONDACO_GRAPH_TOKEN", "nearer")
+    assert token_of_environment() == "nearer"

@@ -13,6 +13,7 @@ def run_program(work: Callable[[], None]) -> int:
     """Do `work` and return the exit code: 0; 2 after a mistake of whoever called, which the same call would meet again; 1 after another
     error of ours. An error is one message on stderr, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # each request to Kubernetes or a node would else be a line
     try:
         work()
     except FondacoError as exc:

@@ -37,7 +37,7 @@ from fondaco.dataplane.auth import Access
 from fondaco.dataplane.binding import check_binding, check_tls
 from fondaco.graph.service.answering import GraphService
 from fondaco.graph.service.connection import Address
-from fondaco.graph.service.endpoints import TOKEN
+from fondaco.graph.service.endpoints import token_of_environment
 from fondaco.graph.service.handshake import ServerInfo
 from fondaco.graph.service.metrics import CONTENT_TYPE, GraphMetrics
 from fondaco.graph.service.peer_map import PeerMap
@@ -150,7 +150,7 @@ class GraphServing:
             server_id,
             platform=directory,
             named=[other for other in named if str(other) != self.info.address],
-            token=os.environ.get(TOKEN),
+            token=token_of_environment(),
             tls=_peer_tls(certificate),
             shared_memory=options.shared_memory,
         )

@@ -3,7 +3,7 @@
     FONDACO_GRAPH_ENDPOINTS   "host:port,host:port": servers, or `unix:/path`; any of them is an entry. Or a platform's directory
     FONDACO_GRAPH_NAME        which graph, where servers or a directory hold several, or to be sure
     FONDACO_GRAPH_VERSION     stay on this version
-    FONDACO_GRAPH_TOKEN       who asks, where servers want to know
+    FONDACO_GRAPH_TOKEN       who asks, where servers want to know; or FONDACO_GRAPH_TOKEN_FILE: the file in which that stands
 
 A data service sets them for the jobs that it feeds, so that a script says `fd.graph.connect()` and runs anywhere.
 """
@@ -30,6 +30,7 @@ ENDPOINTS: Final = "FONDACO_GRAPH_ENDPOINTS"
 NAME: Final = "FONDACO_GRAPH_NAME"
 VERSION: Final = "FONDACO_GRAPH_VERSION"
 TOKEN: Final = "FONDACO_GRAPH_TOKEN"
+TOKEN_FILE: Final = "FONDACO_GRAPH_TOKEN_FILE"
 CERTIFICATE: Final = "FONDACO_GRAPH_CA"
 
 
@@ -53,7 +54,7 @@ def connect(
         version: stay on it; None: as `FONDACO_GRAPH_VERSION` says, else the current one, whatever that is at each call.
         timeout_s: of calls that do not say; None: they wait as long as it takes.
         shared_memory: take answers of a server on this machine through shared memory. unix: go to it over its Unix socket.
-        token: default: as `FONDACO_GRAPH_TOKEN` says.
+        token: default: as `FONDACO_GRAPH_TOKEN` or the file named by `FONDACO_GRAPH_TOKEN_FILE` says.
         tls: how to check a server: a file of certificates (PEM) to trust, or a context of yours, with which the graph cannot be pickled;
             None: the file that `FONDACO_GRAPH_CA` names, else no TLS.
     Raises:
@@ -80,7 +81,7 @@ def connect(
         timeout_s=timeout_s,
         shared_memory=shared_memory,
         unix=unix,
-        token=os.environ.get(TOKEN) or None if token is None else token,
+        token=token_of_environment() if token is None else token,
         tls=tls,
     )
     try:
@@ -89,6 +90,24 @@ def connect(
         remote.close()
         raise
     return remote
+
+
+def token_of_environment() -> str | None:
+    """The token that this process was given for graph servers, if any.
+
+    Raises:
+        InputError: the file that shall hold it cannot be read, or is empty.
+    """
+    path = os.environ.get(TOKEN_FILE)
+    if os.environ.get(TOKEN) or not path:
+        return os.environ.get(TOKEN) or None
+    try:
+        token = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{TOKEN_FILE}={path}: {exc.strerror if isinstance(exc, OSError) else 'it holds no token'}") from exc
+    if not token:
+        raise InputError(f"{TOKEN_FILE}={path}: it is empty")
+    return token
 
 
 def _version_of_environment() -> int | None:
