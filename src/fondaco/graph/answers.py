@@ -8,7 +8,7 @@ lives as long as any of them. Values; any thread.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, TypeAlias, overload
 
@@ -22,8 +22,32 @@ IdArray: TypeAlias = npt.NDArray[Any]
 EdgeKey: TypeAlias = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SparseColumn:
+_SHOWN_MAX = 12  # numbers of an array that are written out; of a longer one, its type and shape
+
+
+def _in_words(value: object) -> str:
+    """An answer as it is printed: its parts with their types and shapes, without what it does not have."""
+    if isinstance(value, np.ndarray):
+        if value.ndim == 1 and len(value) <= _SHOWN_MAX and value.dtype.kind in "iuf":
+            return str(value.tolist())
+        return f"{'str' if value.dtype == object else value.dtype}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_in_words(part)}" for name, part in value.items()) + "}"
+    if not isinstance(value, _Answer):
+        return repr(value)
+    parts = ((part.name, getattr(value, part.name)) for part in fields(value))
+    there = [f"{name}={_in_words(part)}" for name, part in parts if part is not None and not (isinstance(part, Mapping) and not part)]
+    return f"{type(value).__name__}({', '.join(there)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _Answer:
+    def __repr__(self) -> str:
+        return _in_words(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SparseColumn(_Answer):
     """Rows of a sparse feature: numbers `values[indptr[i]:indptr[i + 1]]` of row i stand at `indices[...]`; the rest of `shape[1]` is 0."""
 
     indptr: I64Array
@@ -41,8 +65,8 @@ class SparseColumn:
         return dense
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class BytesColumn(Sequence[bytes]):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BytesColumn(_Answer, Sequence[bytes]):
     """Rows of a bytes feature, decoded one by one when touched; `data[offsets[i]:offsets[i + 1]]` are those of row i."""
 
     offsets: I64Array
@@ -75,8 +99,8 @@ class BytesColumn(Sequence[bytes]):
 FeatureColumn: TypeAlias = npt.NDArray[Any] | SparseColumn | BytesColumn
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Subgraph:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Subgraph(_Answer):
     """A sampled neighbourhood in a graph of one node type and one edge type: every node once, in the order in which it was found.
 
     `nodes`: ids; first the seeds (each once), then those found at the first hop, ...: `hop_offsets` int64 [hops + 2] says where each hop
@@ -116,8 +140,8 @@ class Subgraph:
         return int(self.edge_index.shape[1])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeteroSubgraph:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class HeteroSubgraph(_Answer):
     """A sampled neighbourhood over several types: as `Subgraph`, each part by node type name or by edge key (source, relation, target).
 
     Every node type and every edge type that the plan could reach has its entry, if an empty one. `edge_index[key]` row 0 points into
@@ -152,8 +176,8 @@ class HeteroSubgraph:
         return sum(int(index.shape[1]) for index in self.edge_index.values())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Neighbors:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Neighbors(_Answer):
     """Neighbours of several nodes, grouped: those of node i are `ids[indptr[i]:indptr[i + 1]]`, `counts[i]` of them."""
 
     counts: I64Array
@@ -176,8 +200,8 @@ class Neighbors:
         return pad_ragged(self.ids, self.counts, fill, width)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ranked:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ranked(_Answer):
     """The highest-ranked nodes for each of several nodes, best first: those of node i are `ids[indptr[i]:indptr[i + 1]]`."""
 
     counts: I64Array
@@ -193,8 +217,8 @@ class Ranked:
         return ends
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EdgeSample:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EdgeSample(_Answer):
     """Edges drawn from all of a type: entry i is the edge `edge_ids[i]` from `src[i]` to `dst[i]`; `weights`, if edges have them."""
 
     src: IdArray
