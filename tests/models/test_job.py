@@ -217,6 +217,27 @@ def test_a_thread_that_is_not_the_main_one_can_run_jobs() -> None:
     assert ends == [End(5)]
 
 
+def test_a_job_that_ends_while_it_starts_leaves_no_zombie(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.read
+
+    def all_at_once(fd: int, size: int) -> bytes:
+        said = b""
+        while True:
+            try:
+                more = read(fd, size)
+            except BlockingIOError:
+                continue
+            said += more
+            if not more or b"end" in said:
+                return said
+
+    monkeypatch.setattr("fondaco.models.job.os.read", all_at_once)
+    with Job(["true"], dict(os.environ), run_id="run-x") as job:
+        assert job.wait() == End(0)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(job.group, os.WNOHANG)
+
+
 def test_leaving_without_waiting_kills_the_job(mark: str) -> None:
     with Job(["sh", "-c", f": {mark}; {IGNORING}"], {**os.environ, "FONDACO_RUN_ID": mark}, run_id=mark):
         assert marked(mark)

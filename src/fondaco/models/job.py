@@ -124,9 +124,7 @@ class Job:
             os.killpg(self.group, signal.SIGCONT)
 
     def wait(self) -> End:
-        """Wait until the job and all that it started have ended."""
-        if self._ended is not None:
-            return self._ended
+        """Wait until the job and all that it started have ended, and its guard too."""
         poll = select.poll()
         poll.register(self._status, select.POLLIN)
         if self._signals is not None:
