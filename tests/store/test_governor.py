@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,24 @@ from fondaco.store.governor import Governor, PlatformRisk, Risk, ServingCell, lo
 CALM, BEHIND = Risk(True), Risk(True, "reads are behind")
 
 
+_GOVERNORS: list[Governor] = []
+
+
+@pytest.fixture(autouse=True)
+def own_priority_afterwards() -> Iterator[None]:
+    """Governors lower the thread that they are asked in, which here goes on with other tests."""
+    yield
+    while _GOVERNORS:
+        _GOVERNORS.pop().__exit__()
+
+
 class Bench:
     """A build in made-up time: each chunk takes a tenth of a second of work."""
 
     def __init__(self, config: GovernorConfig | None = None) -> None:
         self.now, self.risk = 100.0, CALM
         self.governor = Governor(config or GovernorConfig(), lambda: self.risk, now_s=lambda: self.now)
+        _GOVERNORS.append(self.governor)
 
     def nap(self, seconds: float) -> None:
         self.now += seconds
