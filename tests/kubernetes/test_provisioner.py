@@ -587,8 +587,7 @@ def test_log_links_are_made_from_the_template(cluster: Cluster) -> None:
     provisioner = provisioner_of(cluster, log_url="https://logs.example/{cluster}/{namespace}/{pod}?x={y}")
     wants = desired(1)
     provisioner.apply(wants)
-    assert (
-        provisioner.observe(wants.service).instances[0].log == f"https://logs.example/texas/{cluster.namespace}/{wants.service}-0?x={{y}}"
-    )
+    link = f"https://logs.example/texas/{cluster.namespace}/{wants.service}-0?x={{y}}"
+    wait_for(lambda: [one.log for one in provisioner.observe(wants.service).instances] == [link], "the link of the pod")
     removed(provisioner, wants.service)
     provisioner.close()
