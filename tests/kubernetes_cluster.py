@@ -77,6 +77,11 @@ class Cluster:
         if not self.run.is_ours:
             pytest.skip(f"needs {what}, which the cluster of $KUBECONFIG does not have; unset it")
 
+    def settings(self, name: str) -> str:
+        """The table of fondaco.toml by which a platform knows this share of the cluster, by a name; more lines may follow."""
+        values = {"kind": "kubernetes", "kubeconfig": str(self.kubeconfig), "context": self.context, "namespace": self.namespace}
+        return f"[services.clusters.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
     def path(self, resource: str, name: str = "", group: str = "v1") -> str:
         """The path of a resource of the namespace: path("pods"), path("statefulsets", "x", "apps/v1")."""
         root = f"/api/{group}" if "/" not in group else f"/apis/{group}"

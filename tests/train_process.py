@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -117,11 +118,12 @@ class Terminal:
         """As on its keyboard."""
         os.write(self._master, text.encode())
 
-    def until(self, text: str) -> None:
-        """Read until a text is on the screen."""
+    def until(self, pattern: str) -> str:
+        """Read until what a regular expression describes is on the screen; returns what came before it."""
         begun = time.monotonic()
-        while text not in self.seen:
-            assert time.monotonic() - begun < PATIENCE_S, f"{text!r} does not come; seen: {self.seen!r}"
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() - begun < PATIENCE_S, f"{pattern!r} does not come; seen: {self.seen!r}"
             if select.select([self._master], [], [], 0.2)[0]:
                 self.seen += os.read(self._master, 4096).decode(errors="replace")
-        self.seen = self.seen.partition(text)[2]
+        before, self.seen = self.seen[: found.start()], self.seen[found.end() :]
+        return before

@@ -34,12 +34,7 @@ def connected(cluster: Cluster, directory: Path, more: str = "") -> Iterator[tup
 default = "texas"
 reap_s = 0.5
 
-[services.clusters.texas]
-kind = "kubernetes"
-kubeconfig = {json.dumps(str(cluster.kubeconfig))}
-context = {json.dumps(cluster.context)}
-namespace = {json.dumps(cluster.namespace)}
-labels = {{ region = "texas" }}
+{cluster.settings("texas")}labels = {{ region = "texas" }}
 log_url = "https://logs.example/{{namespace}}/{{pod}}"
 {more}
 """
@@ -132,12 +127,7 @@ def test_defect_14_clusters_are_chosen_by_name_and_by_label(cluster: Cluster, tm
     cluster.require_ours("a second API server")
     virginia = cluster.other()
     more = f"""
-[services.clusters.virginia]
-kind = "kubernetes"
-kubeconfig = {json.dumps(str(virginia.kubeconfig))}
-context = {json.dumps(virginia.context)}
-namespace = {json.dumps(virginia.namespace)}
-labels = {{ region = "virginia" }}
+{virginia.settings("virginia")}labels = {{ region = "virginia" }}
 
 [services.clusters.moon]
 kind = "kubernetes"

@@ -61,12 +61,7 @@ def here(cluster: Cluster, tmp_path: Path) -> Iterator[FlytePlatform]:
 default = "texas"
 reap_s = 0.5
 
-[services.clusters.texas]
-kind = "kubernetes"
-kubeconfig = {json.dumps(str(cluster.kubeconfig))}
-context = {json.dumps(cluster.context)}
-namespace = {json.dumps(cluster.namespace)}
-image = {json.dumps(IMAGE)}
+{cluster.settings("texas")}image = {json.dumps(IMAGE)}
 volumes = [{{ path = "/var/lib/fondaco", claim = "{CLAIM}", read_only = true }}]
 """
     )

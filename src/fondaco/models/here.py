@@ -19,9 +19,8 @@ from fondaco.models.runner import Outcome
 from fondaco.models.variables import Facts
 
 _NPROC_WORDS: Final = ("auto", "cpu", "gpu")
-_KEPT: Final = frozenset(
-    {"FONDACO_GRAPH_TOKEN", "FONDACO_GRAPH_TOKEN_FILE", "FONDACO_GRAPH_CA"}
-)  # who asks and whom it trusts, not where the graph is
+# Who asks and whom it trusts, not where the graph is.
+_KEPT: Final = frozenset({"FONDACO_GRAPH_TOKEN", "FONDACO_GRAPH_TOKEN_FILE", "FONDACO_GRAPH_CA"})
 
 
 class Here:

@@ -17,12 +17,12 @@ Values are facts of a moment, never secrets. Pure functions.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from fondaco.core.errors import InputError, near_name
+from fondaco.services import words as braces
 
 DEEPGNN: Final = ("GE_ENDPOINTS", "DEEPGNN_SERVERS")  # both: "host:port,host:port"; GE_COUNT is how many
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -136,17 +136,7 @@ def check_asked(asked: Mapping[str, str], known: Iterable[str]) -> None:
     for name, text in asked.items():
         if not _NAME.fullmatch(name):
             raise InputError(f"--env {name}={text}: {name!r} names no variable: letters, digits and '_', no digit first")
-        try:
-            parsed = list(string.Formatter().parse(text))
-        except ValueError as exc:
-            raise InputError(f"--env {name}={text}: {exc}; write {{{{ and }}}} for braces") from None
-        for _, word, format_, conversion in parsed:
-            if word is None:
-                continue
-            if format_ or conversion:
-                raise InputError(
-                    f"--env {name}={text}: a word in braces stands as it is, without ':' and '!'; write {{{{ and }}}} for braces"
-                )
+        for word in braces.words_in(text, where=f"--env {name}={text}"):
             if word not in there_are:
                 near = near_name(word, there_are)
                 hint = f"did you mean {{{near}}}? There are" if near else "there are"
@@ -158,10 +148,4 @@ def check_asked(asked: Mapping[str, str], known: Iterable[str]) -> None:
 
 def filled(asked: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
     """The variables asked for, their words replaced; checked before."""
-    result = {}
-    for name, text in asked.items():
-        parts = []
-        for before, word, _, _ in string.Formatter().parse(text):
-            parts.append(before + ("" if word is None else values[word]))
-        result[name] = "".join(parts)
-    return result
+    return {name: braces.filled(text, values) for name, text in asked.items()}

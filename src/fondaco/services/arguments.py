@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fondaco.core.errors import InputError
-from fondaco.core.units import parse_duration_us
-from fondaco.services.conversion import TTL_MAX_US
+from fondaco.services.conversion import as_duration_us
 from fondaco.services.spec import ServiceSpec
 
 HOLDER_MAX: Final = 512
@@ -64,7 +63,7 @@ def as_lease_us(lease: str | timedelta | None) -> int | None:
     """
     if lease is None:
         return None
-    us = _duration_us("lease", lease)
+    us = as_duration_us("lease", lease)
     if us < _LEASE_MIN_US:
         raise InputError(f"lease: {lease!r} is too short to be renewed in time; 0.1 s at least, or None: until it is released")
     return us
@@ -76,16 +75,4 @@ def as_timeout_s(timeout: str | timedelta) -> float:
     Raises:
         InputError.
     """
-    return _duration_us("timeout", timeout) / 1e6
-
-
-def _duration_us(path: str, given: object) -> int:
-    if not isinstance(given, (str, timedelta)):
-        raise InputError(f'{path}: expected a duration, as "60s", not {given!r}')
-    try:
-        us = parse_duration_us(given)
-    except (InputError, OverflowError) as exc:
-        raise InputError(f"{path}: {exc}") from None
-    if us > TTL_MAX_US:
-        raise InputError(f"{path}: {given!r} is longer than ten years")
-    return us
+    return as_duration_us("timeout", timeout) / 1e6

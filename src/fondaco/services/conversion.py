@@ -16,7 +16,7 @@ from fondaco.core.errors import InputError
 from fondaco.core.units import parse_duration_us
 from fondaco.services.settings import PortNumber, Resources
 
-TTL_MAX_US: Final = 10 * 366 * 86_400_000_000
+DURATION_MAX_US: Final = 10 * 366 * 86_400_000_000
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -110,15 +110,20 @@ def as_resources(given: object) -> Resources:
 def as_ttl_us(ttl: object, ttl_us: object) -> int:
     """A duration, in text or as timedelta, or (`ttl_us`) in microseconds."""
     if ttl_us is not None:
-        return converted("ttl_us", ttl_us, Annotated[int, msgspec.Meta(ge=0, le=TTL_MAX_US)])  # type: ignore[no-any-return]
-    if not isinstance(ttl, (str, timedelta)):
-        raise InputError(f'ttl: expected a duration, as "10m", not {ttl!r}')
+        return converted("ttl_us", ttl_us, Annotated[int, msgspec.Meta(ge=0, le=DURATION_MAX_US)])  # type: ignore[no-any-return]
+    return as_duration_us("ttl", ttl, example="10m", instead="; a lease without an end keeps a service for as long as you like")
+
+
+def as_duration_us(path: str, given: object, *, example: str = "60s", instead: str = "") -> int:
+    """A duration in microseconds, ten years at most; `instead` ends the message of one that is longer."""
+    if not isinstance(given, (str, timedelta)):
+        raise InputError(f'{path}: expected a duration, as "{example}", not {given!r}')
     try:
-        us = parse_duration_us(ttl)
+        us = parse_duration_us(given)
     except (InputError, OverflowError) as exc:
-        raise InputError(f"ttl: {exc}") from None
-    if us > TTL_MAX_US:
-        raise InputError(f"ttl: {ttl!r} is longer than ten years; a lease without an end keeps a service for as long as you like")
+        raise InputError(f"{path}: {exc}") from None
+    if us > DURATION_MAX_US:
+        raise InputError(f"{path}: {given!r} is longer than ten years{instead}")
     return us
 
 

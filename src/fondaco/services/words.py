@@ -16,7 +16,7 @@ and in `exports`, the variables that jobs get: {name}, {endpoints}, {endpoints.N
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from fondaco.core.errors import InputError
@@ -32,13 +32,7 @@ def words_of(text: str, *, path: str, inside: bool) -> set[str]:
         InputError: braces do not match, or a word is unknown.
     """
     known = _INSIDE if inside else _OUTSIDE
-    try:
-        fields = [field[1:] for field in string.Formatter().parse(text)]
-    except ValueError as exc:
-        raise InputError(f"{path}: {text!r}: {exc}; write {{{{ and }}}} for braces") from None
-    found = {name for name, _, _ in fields if name is not None}
-    if any(format_ or conversion for _, format_, conversion in fields):
-        raise InputError(f"{path}: {text!r}: a word in braces stands as it is, without ':' and '!'; write {{{{ and }}}} for braces")
+    found = set(words_in(text, where=f"{path}: {text!r}"))
     for word in found:
         head, dot, _ = word.partition(".")
         if head not in known or (dot and head not in ("port", "endpoints", "address")):
@@ -47,11 +41,28 @@ def words_of(text: str, *, path: str, inside: bool) -> set[str]:
     return found
 
 
-def filled(text: str, values: Mapping[str, object]) -> str:
-    """A text with its words in braces replaced; `values` has all of them, "port.metrics" too."""
-    parts = []
-    for before, word, _, _ in string.Formatter().parse(text):
-        parts.append(before)
+def words_in(text: str, *, where: str) -> Iterator[str]:
+    """The words in braces of a text, in order, whatever they are; `where` begins the messages.
+
+    Raises:
+        InputError: braces do not match, or more than a word is in them.
+    """
+    try:
+        fields = list(string.Formatter().parse(text))
+    except ValueError as exc:
+        raise InputError(f"{where}: {exc}; write {{{{ and }}}} for braces") from None
+    for _, word, format_, conversion in fields:
+        if format_ or conversion:
+            raise InputError(f"{where}: a word in braces stands as it is, without ':' and '!'; write {{{{ and }}}} for braces")
         if word is not None:
-            parts.append(str(values[word]))
-    return "".join(parts)
+            yield word
+
+
+def pieces(text: str) -> Iterator[tuple[str, str | None]]:
+    """A checked text in pieces: plain text, and the word in braces after it; None after the last."""
+    return ((before, word) for before, word, _, _ in string.Formatter().parse(text))
+
+
+def filled(text: str, values: Mapping[str, object]) -> str:
+    """A checked text with its words in braces replaced; `values` has all of them, "port.metrics" too."""
+    return "".join(before + ("" if word is None else str(values[word])) for before, word in pieces(text))

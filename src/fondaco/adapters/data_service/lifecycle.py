@@ -229,7 +229,8 @@ def _not_there(services: Services, meta: DataServiceMeta) -> TaskState:
 def _not_held(services: Services, meta: DataServiceMeta, lease: str) -> TaskState:
     """The answer where the task has no lease. One that cannot have run out yet was given back, and a question that was under way meanwhile
     (a backend's poll beside its abort) must not take it again. Else nobody has asked for long: it is taken, and the next answer counts."""
-    shortest_us = min(parse_duration_us(lease), meta.hold_us if meta.hold_us is not None else parse_duration_us(lease))
+    lease_us = parse_duration_us(lease)
+    shortest_us = lease_us if meta.hold_us is None else min(lease_us, meta.hold_us)
     if _seconds_since(meta.created_us) < shortest_us / 1e6:
         gone = services.newest_gone(meta.service)
         if gone is not None and gone.created_us >= meta.created_us:  # another of its name is there, which this attempt could not change

@@ -17,7 +17,6 @@ Pure; any thread.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -25,6 +24,7 @@ from fondaco.adapters.kubernetes.place import PORT_FIRST, Place, pod_name
 from fondaco.core.errors import InputError
 from fondaco.services.provisioner import Desired
 from fondaco.services.spec import ServiceSpec
+from fondaco.services.words import pieces
 
 POD: Final = "FONDACO_POD"
 _TEXT_BYTES_MAX: Final = 131_071  # MAX_ARG_STRLEN (execve(2)); also of a variable, with its name
@@ -103,15 +103,18 @@ def _check_length(path: str, texts: Sequence[str]) -> None:
 
 def depends_on_replicas(spec: ServiceSpec) -> bool:
     """Whether instances must start anew when their number changes, because they are told of it."""
-    texts = [*spec.command, *spec.env.values(), *spec.readiness.command]
-    words = {word.partition(".")[0] for text in texts for _, word, _, _ in string.Formatter().parse(text) if word is not None}
-    return not words.isdisjoint({"replicas", "endpoints"})
+    return not _words(spec).isdisjoint({"replicas", "endpoints"})
 
 
 def uses_directory(spec: ServiceSpec) -> bool:
     """Whether instances see the platform's directory."""
+    return spec.source is not None or "directory" in _words(spec)
+
+
+def _words(spec: ServiceSpec) -> set[str]:
+    """Of what instances are told, without the names of ports."""
     texts = [*spec.command, *spec.env.values(), *spec.readiness.command]
-    return spec.source is not None or any(word == "directory" for text in texts for _, word, _, _ in string.Formatter().parse(text))
+    return {word.partition(".")[0] for text in texts for _, word in pieces(text) if word is not None}
 
 
 def literal(text: str) -> str:
@@ -141,14 +144,14 @@ def _values(desired: Desired, place: Place) -> dict[str, Text]:
 
 
 def _parsed(text: str, values: Mapping[str, Text]) -> Text:
-    pieces: Text = []
-    for before, word, _, _ in string.Formatter().parse(text):
+    parsed: Text = []
+    for before, word in pieces(text):
         for piece in [before, *(values[word] if word is not None else [])]:
-            if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
-                pieces[-1] += piece
+            if isinstance(piece, str) and parsed and isinstance(parsed[-1], str):
+                parsed[-1] += piece
             elif piece:
-                pieces.append(piece)
-    return pieces
+                parsed.append(piece)
+    return parsed
 
 
 def _needs_shell(text: Text) -> bool:

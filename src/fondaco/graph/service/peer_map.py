@@ -15,7 +15,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -117,10 +117,10 @@ class PeerMap:
         """Learn of a server that has asked this one."""
         known = self._met.get(server.address)
         if known is not None and known.server == server:
-            self._met[server.address] = _Met(server, time.monotonic())
+            self._hear_of(server)
             return
         with self._refreshing:
-            self._met[server.address] = _Met(server, time.monotonic())
+            self._hear_of(server)
             self._take()
 
     def refresh(self, *, at_most_every_s: float = MISSING_REFRESH_S) -> None:
@@ -175,16 +175,13 @@ class PeerMap:
 
     def _meet_named(self) -> None:
         for address in self._named:
-            peer = self._peers.get(str(address)) or self._peer(address)
-            with contextlib.suppress(FondacoError):
+            with contextlib.suppress(FondacoError), self._reached(address) as peer:
                 deadline = Deadline(_INFO_S)
                 welcome: Welcome = decode_welcome(ask([peer], Asked(Kind.INFO, b""), deadline, peer.name).meta, peer.name)
-                self._met[welcome.server.address] = _Met(welcome.server, time.monotonic())
+                self._hear_of(welcome.server)
                 for server in welcome.servers:
                     if server.address not in self._met and self._lives(server.address):
-                        self._met[server.address] = _Met(server, time.monotonic())
-            if str(address) not in self._peers:
-                peer.close()
+                        self._hear_of(server)
         self._met.pop(self.me.address, None)
 
     def _forget_one(self) -> None:
@@ -193,15 +190,25 @@ class PeerMap:
         if silent is None or time.monotonic() < silent.heard + SILENT_S:
             return
         if self._lives(silent.server.address):
-            self._met[silent.server.address] = _Met(silent.server, time.monotonic())
+            self._hear_of(silent.server)
         else:
             self._met.pop(silent.server.address, None)
+
+    def _hear_of(self, server: ServerInfo) -> None:
+        self._met[server.address] = _Met(server, time.monotonic())
 
     def _lives(self, address: str) -> bool:
         if address in self._present or address == self.me.address:
             return True
-        peer = self._peers.get(address) or self._peer(Address.parse(address))
-        lives = peer.ping(_INFO_S)
-        if address not in self._peers:
-            peer.close()
-        return lives
+        with self._reached(Address.parse(address)) as peer:
+            return peer.ping(_INFO_S)
+
+    @contextlib.contextmanager
+    def _reached(self, address: Address) -> Iterator[Peer]:
+        """Who is at an address: the peer that is kept for it, or one for the moment."""
+        peer = self._peers.get(str(address)) or self._peer(address)
+        try:
+            yield peer
+        finally:
+            if str(address) not in self._peers:
+                peer.close()

@@ -9,7 +9,8 @@
     <service>/removed        a symbolic link to the incarnation that is on its way out (a link needs no space on a full disk)
     <service>/keeper.lock    held by the keeper for as long as it lives
     <service>/keeper.log     what the keeper says        <service>/wake   a pipe: a byte in it makes the keeper look
-    <service>/log/<i>.log    what instance i says; older in <i>.log.1     <service>/work/<i>/   its working directory
+    <service>/log/<i>.log    what instance i says; older in <i>.log.1
+    <service>/work           working directories, by instance
 
 A service's directory has mode 0700. It appears at once with its desired.json (made aside and renamed), and disappears at once.
 Any thread, any process.
