@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,28 @@ def test_a_push_at_work_can_be_killed_and_does_not_stop_others_from_asking(pushe
         said, _ = sender.communicate(timeout=60)
     assert b"PushKilledError" in said
     assert next(push["state"] for push in _pushes(pushed) if push["push_id"] == "to-kill") == "KILLED"
+
+
+def test_it_ends_with_0_while_it_is_asked(tmp_path: Path) -> None:
+    def ask(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=10, trust_env=False) as asking:
+            while not ended.is_set():
+                with contextlib.suppress(httpx.HTTPError):
+                    asking.get("/v1/stores")
+
+    directory, ended = tmp_path / "platform", threading.Event()
+    fd.open(directory).close()
+    with ControlServer(directory) as server:
+        callers = [threading.Thread(target=ask, args=(server.url,)) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        try:
+            time.sleep(0.3)
+            assert server.stop() == 0
+        finally:
+            ended.set()
+            for caller in callers:
+                caller.join(60)
 
 
 def test_sigterm_takes_a_push_at_work_back_and_ends_with_0(tmp_path: Path) -> None:

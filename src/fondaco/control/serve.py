@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from fondaco.control.metrics_services import reaper_metrics, service_metrics
 from fondaco.control.metrics_stores import freshness_metrics, governor_metrics, log_metrics, store_metrics
 from fondaco.control.reaping import Reaping
 from fondaco.control.uploads import Uploads
-from fondaco.core.program import run_program
+from fondaco.core.program import end_process, run_program
 from fondaco.dataplane.binding import check_binding, check_port_free, check_tls, url_of
 from fondaco.platform import Platform
 
@@ -108,4 +107,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable
+from typing import Final, NoReturn
 
 from fondaco.core.errors import FondacoError
+
+LAST_WORK_S: Final = 10.0
 
 
 def run_program(work: Callable[[], None]) -> int:
@@ -20,3 +26,17 @@ def run_program(work: Callable[[], None]) -> int:
         print(f"fondaco: {exc}", file=sys.stderr)
         return 2 if exc.blame == "user" else 1
     return 0
+
+
+def end_process(code: int) -> NoReturn:
+    """End with `code` when our own threads have ended (10 seconds at most), and leave the interpreter as it is. For programs with threads
+    of a native server: one that meets an interpreter which is being taken down aborts the process (PyO3, "panic in a function that cannot
+    unwind")."""
+    until = time.monotonic() + LAST_WORK_S
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, until - time.monotonic()))
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
