@@ -168,7 +168,7 @@ def test_a_failed_service_says_why_and_a_corrected_task_changes_it(services: Ser
     meta = create(services, config(Name="routes"), holder=HOLDER)
     assert get(services, meta).phase is TaskPhase.INITIALIZING, "it may show yet that it lives"
     state = get(services, old(meta, seconds=20))
-    assert state.phase is TaskPhase.FAILED
+    assert state.phase is TaskPhase.RETRYABLE_FAILED
     assert "0/2 ready; instance 0: exit code 3" in state.message
     assert "Traceback: boom" in state.message
     assert holders(services, "routes") == [], "nobody calls after a failure"

@@ -103,6 +103,24 @@ def test_what_does_not_change_what_runs_does_not_change_the_identity() -> None:
     assert len({spec.identity for spec in [*same[:1], *different]}) == 6
 
 
+def test_what_runs_counts_and_not_how_it_was_written() -> None:
+    def limited(requests: dict[str, object], limits: dict[str, object]) -> str:
+        return feeder(resources={"requests": requests, "limits": limits}).identity
+
+    gpu = "nvidia.com/gpu"
+    assert limited({}, {"cpu": "1000m", "memory": "1Gi"}) == limited({}, {"cpu": 1.0, "memory": "1024Mi"})
+    assert limited({}, {gpu: 1, "cpu": 2}) == limited({gpu: 1, "cpu": "2"}, {gpu: "1", "cpu": "2e0"})
+    assert len({limited({}, {}), limited({}, {"cpu": 1}), limited({"cpu": 1}, {}), limited({"cpu": "500m"}, {"cpu": 1})}) == 4
+    assert feeder().identity == feeder(resources={}).identity == limited({}, {})
+    two = ["data", "metrics"]
+    asking = [feeder(ports=two, readiness={"tcp": True, **port}).identity for port in ({}, {"port": "data"}, {"port": "metrics"})]
+    assert asking[0] == asking[1] != asking[2]
+
+
+def test_the_order_of_ports_counts_because_the_first_is_that_of_the_endpoints() -> None:
+    assert feeder(ports=["data", "metrics"]).identity != feeder(ports=["metrics", "data"]).identity
+
+
 def test_a_service_is_named_by_its_meaning_or_exactly() -> None:
     assert feeder().service == f"feeder-{feeder().identity[:10]}"
     assert feeder(exact_name=True).service == "feeder"

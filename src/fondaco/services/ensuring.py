@@ -395,12 +395,11 @@ class _RefusedError(Exception):
 
 def _difference(there: ServiceSpec, asked: ServiceSpec) -> str:
     """In what two specs under one name differ, in words."""
-    one, other = there.to_dict(), asked.to_dict()
-    different = sorted(
-        key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and key not in ("ttl_us", "exports", "labels")
-    )
+    one, other = there.meaning(), asked.meaning()
+    different = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     if not different:
         return "it was updated since; ask for it as it is now, or leave out exact_name"
     key = different[0]
     more = f" (and its {', '.join(different[1:])})" if different[1:] else ""
+    one, other = there.to_dict(), asked.to_dict()  # as they were written
     return f"its {key} is {one.get(key)!r}, not {other.get(key)!r}{more}; update it, or leave out exact_name"

@@ -38,6 +38,15 @@ def parse_quantity(text: str, *, path: str = "quantity") -> Decimal:
     return number * (Decimal("1" + suffix) if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei" else _SUFFIXES[suffix])
 
 
+def amounts(given: Mapping[str, str]) -> dict[str, str]:
+    """The amounts by name as plain decimals, one text for each amount: "1000m" and "1.0" are "1".
+
+    Raises:
+        InputError: not a quantity.
+    """
+    return {name: f"{parse_quantity(text).normalize():f}" for name, text in given.items()}
+
+
 def check_resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> None:
     """Check names and amounts, and that no request is above its limit.
 

@@ -36,7 +36,7 @@ from fondaco.services.conversion import (
     check_variable,
     converted,
 )
-from fondaco.services.quantities import check_resources
+from fondaco.services.quantities import amounts, check_resources
 from fondaco.services.settings import Count, Placement, PodSettings, Readiness, Resources, Source, Volume
 from fondaco.services.words import words_of
 
@@ -237,9 +237,20 @@ class ServiceSpec:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) of what the spec means, in canonical JSON: equal for specs that mean the same."""
+        """SHA-256 (hex) of `meaning`, in canonical JSON: equal for specs that mean the same."""
+        return hashlib.sha256(json.dumps(self.meaning(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
+
+    def meaning(self) -> dict[str, Any]:
+        """What runs, however it was written: amounts as numbers, ports in their order, and what was left out as what stands in for it."""
         meant = {name: value for name, value in self.to_dict().items() if name not in _NOT_MEANT}
-        return hashlib.sha256(json.dumps(meant, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
+        if self.ports:
+            meant["ports"] = list(self.ports.items())  # the first one is that of `endpoints`
+        if self.resources != Resources():
+            limits, requests = amounts(self.resources.limits), amounts(self.resources.requests)
+            meant["resources"] = {"limits": limits, "requests": limits | requests}  # Kubernetes asks for the limit where nothing is said
+        if self.readiness.http is not None or self.readiness.tcp:
+            meant["readiness"].setdefault("port", next(iter(self.ports), None))
+        return meant
 
     @property
     def service(self) -> str:

@@ -97,13 +97,17 @@ def test_aborting_a_workflow_that_reuses_a_service_leaves_it_to_its_owner(here: 
     assert asked(here.services.status(name).endpoints[0])
 
 
-def test_a_service_that_cannot_run_fails_for_good_with_its_last_words(backend: Backend) -> None:
-    broken = DataServiceConfig(Command=["sh", "-c", "echo no such partition; exit 3"], Readiness={"tcp": True, "start_s": 3}, Ttl="1s")
+def test_a_service_that_cannot_run_fails_with_its_last_words_and_another_attempt_starts_it_anew(backend: Backend, tmp_path: Path) -> None:
+    there, (program, *arguments) = tmp_path / "there", serving_command("mended")
+    command = ["sh", "-c", f'if ! test -e {there}; then echo no such partition; exit 3; fi; exec "$0" "$@"', program, *arguments]
+    broken = template2_of(DataServiceTask("broken", DataServiceConfig(Command=command, Readiness={"http": "/", "start_s": 3}, Ttl="1s")))
     with pytest.raises(TaskFailedError) as caught:
-        backend.run(template2_of(DataServiceTask("broken", broken)), Execution("broken"), retries=2)
+        backend.run(broken, Execution("broken"))
     assert caught.value.got is not None
-    assert caught.value.got.phase == Phase.FAILED
+    assert caught.value.got.phase == Phase.RETRYABLE_FAILED
     assert "no such partition" in caught.value.got.message
+    there.touch()
+    assert backend.run(broken, Execution("broken", attempt=1))["endpoints"]
 
 
 def test_settings_that_nobody_has_are_refused_with_words(backend: Backend) -> None:

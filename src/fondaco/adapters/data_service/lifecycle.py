@@ -202,9 +202,8 @@ def _state(services: Services, meta: DataServiceMeta, status: ServiceStatus) -> 
                 return TaskState(TaskPhase.INITIALIZING, f"{message}; it is made again", log_links=links)
             services.release(meta.service, meta.holder)  # nobody calls after a failure
             tail = "".join(f"\n    {line[:_LINE_MAX]}" for line in status.log_tail[-_TAIL_LINES:])
-            return TaskState(
-                TaskPhase.FAILED, f"service {meta.service} failed: {message}" + (f". It said last:{tail}" if tail else ""), None, links
-            )
+            said = f"service {meta.service} failed: {message}" + (f". It said last:{tail}" if tail else "")
+            return TaskState(TaskPhase.RETRYABLE_FAILED, said, None, links)  # as often as the task's author wants: `create` tries it anew
         case Phase.REMOVING:
             return TaskState(TaskPhase.RETRYABLE_FAILED, f"service {meta.service} is being removed ({status.note}); {_AGAIN}", None, links)
         case Phase.UNKNOWN:
