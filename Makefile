@@ -32,7 +32,8 @@ quickstart: $(VENV)/.installed-quickstart  ## the main job on real data: graph, 
 test: $(VENV)/.installed-quickstart,dev,bench  ## the whole test suite, but what needs a Kubernetes API server
 	@env -u KUBECONFIG $(BIN)/python -m pytest -n 3 --dist loadgroup --ignore=tests/kubernetes --ignore=tests/deploy
 
-# On a user's own cluster: make test-kubernetes KUBECONFIG=... . Otherwise on a real control plane of our own, built once.
+# On a user's own cluster: make test-kubernetes KUBECONFIG=...; what it needs: tests/kubernetes_cluster.py. Otherwise on a real control plane
+# of our own, built once.
 test-kubernetes: $(VENV)/.installed-quickstart,dev,bench  ## data services and manifests on a real Kubernetes API server (built at the first call: 4 to 12 minutes)
 	@if [ -z "$$KUBECONFIG" ]; then tests/kubernetes/build_control_plane.sh; fi
 	@$(BIN)/python -m pytest tests/kubernetes tests/deploy -n 3 --dist loadgroup

@@ -2,8 +2,16 @@
 
 `cluster` is a namespace of the test's own in
 
-    $KUBECONFIG's current context    where this variable is set: the same tests on your cluster; those that need nodes by script skip
+    $KUBECONFIG's current context    where this variable names a file: the same tests on your cluster; those that need nodes by script skip
     a control plane of the run's own (tests/kubernetes/control_plane.py), shared by all its workers
+
+A cluster of yours needs
+
+    a login that may do everything in namespaces that it makes, give roles and tokens there, and list nodes: in short, a cluster's admin
+    a node that is ready and has no taint, for what needs pods that run (the provisioner's contract, test_real_pods.py): else that skips
+    an image with `sh` and busybox's `httpd` that its nodes can pull: $FONDACO_TEST_IMAGE, or else docker.io/library/busybox:1.36
+
+and keeps nothing: each test's namespace, fondaco-test-..., is deleted after it.
 
 Where the programs are not built, tests skip and say how to build them; where they were built and do not start, tests fail.
 """
@@ -29,6 +37,9 @@ from waiting import wait_for
 BEHAVIOUR = PREFIX + "behaviour"
 LINGER = PREFIX + "linger"
 LOG = PREFIX + "log"
+
+IS_GIVEN = bool(os.environ.get("KUBECONFIG"))  # a user's cluster: pods really run there, and follow no script
+REAL_IMAGE = os.environ.get("FONDACO_TEST_IMAGE") or "docker.io/library/busybox:1.36"
 
 
 @dataclass
@@ -77,6 +88,11 @@ class Cluster:
         if not self.run.is_ours:
             pytest.skip(f"needs {what}, which the cluster of $KUBECONFIG does not have; unset it")
 
+    def require_running_pods(self) -> None:
+        """Skip the test on a user's cluster where no node takes a pod: waiting for one would tell nothing."""
+        if not self.run.is_ours and not any(_takes_pods(node) for node in self.api.items("/api/v1/nodes")):
+            pytest.skip("needs pods that run: the cluster of $KUBECONFIG has no node that is ready and without taints")
+
     def settings(self, name: str) -> str:
         """The table of fondaco.toml by which a platform knows this share of the cluster, by a name; more lines may follow."""
         values = {"kind": "kubernetes", "kubeconfig": str(self.kubeconfig), "context": self.context, "namespace": self.namespace}
@@ -86,6 +102,10 @@ class Cluster:
         """The path of a resource of the namespace: path("pods"), path("statefulsets", "x", "apps/v1")."""
         root = f"/api/{group}" if "/" not in group else f"/apis/{group}"
         return f"{root}/namespaces/{self.namespace}/{resource}" + (f"/{name}" if name else "")
+
+    def budgets(self, name: str = "") -> str:
+        """The path of its PodDisruptionBudgets, at the version that the server has: before 1.21 only v1beta1, since 1.25 only v1."""
+        return self.path("poddisruptionbudgets", name, "policy/v1" if self.api.find("/apis/policy/v1") else "policy/v1beta1")
 
     def pods(self, selector: str = "") -> list[dict[str, Any]]:
         """The pods of the namespace, by name."""
@@ -146,16 +166,21 @@ def require_programs() -> None:
     assert not missing, f"{', '.join(missing)} was built and is gone: remove {control_plane.home()} and build again"
 
 
+def _takes_pods(node: dict[str, Any]) -> bool:
+    is_ready = any(one["type"] == "Ready" and one["status"] == "True" for one in node["status"].get("conditions", ()))
+    return is_ready and not node["spec"].get("taints")
+
+
 @pytest.fixture(scope="session")
 def kubernetes_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The run's cluster, started by whichever worker needs it first."""
     base = tmp_path_factory.getbasetemp()
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kubernetes"
     with contextlib.ExitStack() as stack:
-        given = os.environ.get("KUBECONFIG")
-        if given:
+        if IS_GIVEN:
             from lightkube.config.kubeconfig import KubeConfig
 
+            given = os.environ["KUBECONFIG"]
             context = KubeConfig.from_file(given).current_context
             assert context, f"{given} has no current context"
             yield Run(Path(given), context, False, directory, stack)

@@ -47,9 +47,8 @@ def test_every_object_is_accepted_and_every_pod_comes_up(cluster):
     for service in ("fondaco", "fondaco-connector", "fondaco-nodes"):
         wait_for(lambda service=service: cluster.api.get(cluster.path("endpoints", service)).get("subsets"), f"endpoints of {service}")
     budgets = [document["metadata"]["name"] for document in EVERYTHING if document["kind"] == "PodDisruptionBudget"]
-    version = _as_this_server_says(cluster.api, {"kind": "PodDisruptionBudget", "apiVersion": "policy/v1"})["apiVersion"]
     for budget in budgets:
-        path = cluster.path("poddisruptionbudgets", budget, version)
+        path = cluster.budgets(budget)
         wait_for(
             lambda path=path: cluster.api.get(path).get("status", {}).get("disruptionsAllowed") == 1, f"budget {budget} to count its pods"
         )

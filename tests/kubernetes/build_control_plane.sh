@@ -2,6 +2,7 @@
 # Builds a real Kubernetes control plane for the tests: etcd, kube-apiserver, kube-controller-manager, kube-scheduler 1.20.2.
 #
 #   tests/kubernetes/build_control_plane.sh [--real-pods]
+#   tests/kubernetes/build_control_plane.sh --home          says where the binaries are kept, built or not; others ask here
 #
 # The binaries are kept in $FONDACO_CONTROL_PLANE (default ~/.cache/fondaco/control-plane-1.20.2); where they are already, nothing is done.
 # Debian's *source* package of Kubernetes is the whole upstream tree with its vendored modules, so all that is needed is Debian: a Go
@@ -15,6 +16,7 @@ SOURCE_PACKAGE=kubernetes
 HOME_DIR=${FONDACO_CONTROL_PLANE:-${XDG_CACHE_HOME:-$HOME/.cache}/fondaco/control-plane-$VERSION}
 BINARIES=(kube-apiserver kube-controller-manager kube-scheduler)
 PACKAGES=(golang-1.19-go golang-1.19-src etcd-server)
+[ "${1:-}" = --home ] && { echo "$HOME_DIR"; exit 0; }
 [ "${1:-}" = --real-pods ] && { BINARIES+=(kubelet); PACKAGES+=(containerd runc containernetworking-plugins busybox-static); }
 
 mkdir -p "$HOME_DIR/bin"

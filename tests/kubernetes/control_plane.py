@@ -33,11 +33,11 @@ from typing import Any, BinaryIO, Literal, cast
 
 from tests.kubernetes.api import Api
 
-VERSION = "1.20.2"
 Kind = Literal["server", "controllers", "full"]
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 START_S = 120.0
 ROOT = Path(__file__).parents[2]
+BUILD = Path(__file__).with_name("build_control_plane.sh")
 
 
 class ControlPlaneError(Exception):
@@ -49,13 +49,14 @@ class ControlPlaneError(Exception):
 
 def home() -> Path:
     """Where the programs are, as build_control_plane.sh says it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("FONDACO_CONTROL_PLANE") or cache / "fondaco" / f"control-plane-{VERSION}")
+    said = subprocess.run([BUILD, "--home"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return Path(said.removesuffix("\n"))
 
 
 def missing() -> list[str]:
     """The programs that are not there."""
-    return [name for name in PROGRAMS if not os.access(home() / "bin" / name, os.X_OK)]
+    programs = home() / "bin"
+    return [name for name in PROGRAMS if not os.access(programs / name, os.X_OK)]
 
 
 def was_built() -> bool:

@@ -3,6 +3,7 @@
 #
 #   tests/kubernetes/build_control_plane.sh --real-pods          once
 #   tests/kubernetes/real_pods.sh [COMMAND...]                   default: pytest -m real_pods tests/kubernetes
+#   tests/kubernetes/real_pods.sh make test-kubernetes           all that a user's cluster gets, whose stand-in this is
 #
 # For root on Linux with cgroups v1; opt-in, as a kubelet is a guest with large demands. The command gets KUBECONFIG, and in
 # FONDACO_TEST_IMAGE an image that is there.
@@ -14,7 +15,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
-BUILT=${FONDACO_CONTROL_PLANE:-${XDG_CACHE_HOME:-$HOME/.cache}/fondaco/control-plane-1.20.2}
+BUILT=$(tests/kubernetes/build_control_plane.sh --home)
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || echo python3)}
 VARIABLES=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes)
 PATIENCE_S=120

@@ -88,6 +88,7 @@ def test_restarts_are_counted_and_a_recovered_pod_is_ready(cluster):
 
 
 def test_one_pod_of_several_behaves_otherwise_and_changes_when_told(cluster):
+    cluster.require_ours("nodes that follow a script")
     _set(cluster, "web", 3, annotations={BEHAVIOUR: "ready:0;2=never"})
     wait_for(lambda: _ready(cluster, "web") == 2, "two of three")
     wait_for(lambda: "running" in _state(cluster.pods()[2]), "the third to run")

@@ -25,8 +25,12 @@ IMAGE = "registry.invalid/graph-engine:1"
 
 
 @contextmanager
-def connected(cluster: Cluster, directory: Path, more: str = "") -> Iterator[tuple[FlytePlatform, Backend]]:
-    """A platform whose default cluster, "texas", is the test's, with a connector, and a backend in front of it."""
+def connected(cluster: Cluster, directory: Path, more: str = "", *, first: str = "") -> Iterator[tuple[FlytePlatform, Backend]]:
+    """A platform whose default cluster, "texas", is the test's, with a connector, and a backend in front of it.
+
+    Args:
+        more, first: tables of other clusters, which come after and before it: of those that have a label the first is asked first.
+    """
     directory.mkdir(parents=True)
     (directory / "fondaco.toml").write_text(
         f"""
@@ -34,6 +38,7 @@ def connected(cluster: Cluster, directory: Path, more: str = "") -> Iterator[tup
 default = "texas"
 reap_s = 0.5
 
+{first}
 {cluster.settings("texas")}labels = {{ region = "texas" }}
 log_url = "https://logs.example/{{namespace}}/{{pod}}"
 {more}
@@ -76,6 +81,7 @@ def until(backend: Backend, run: Run, text: str) -> Got:
 
 
 def test_defect_01_and_02_defaults_and_numbers_reach_the_pods(cluster: Cluster, flyte: tuple[FlytePlatform, Backend]) -> None:
+    cluster.require_ours("nodes that follow a script")
     _, backend = flyte
     outputs = backend.run(task(Name="defaults"), Execution("a"))
     name = outputs["name"]
@@ -92,6 +98,7 @@ def test_defect_01_and_02_defaults_and_numbers_reach_the_pods(cluster: Cluster, 
 def test_defect_03_and_04_a_refusal_leaves_nothing_and_the_next_attempt_works(
     cluster: Cluster, flyte: tuple[FlytePlatform, Backend]
 ) -> None:
+    cluster.require_ours("nodes that follow a script")
     here, backend = flyte
     refused = task(Name="half", Spec={"pod": {"template": {"spec": {"restartPolicy": "Never"}}}})
     with pytest.raises(TaskFailedError, match="restartPolicy"):
@@ -102,6 +109,7 @@ def test_defect_03_and_04_a_refusal_leaves_nothing_and_the_next_attempt_works(
 
 
 def test_defect_12_each_pod_has_a_name_of_its_own(cluster: Cluster, flyte: tuple[FlytePlatform, Backend]) -> None:
+    cluster.require_ours("nodes that follow a script")
     _, backend = flyte
     outputs = backend.run(task(Replicas=3), Execution("a"))
     name = outputs["name"]
@@ -129,10 +137,7 @@ def test_defect_14_clusters_are_chosen_by_name_and_by_label(cluster: Cluster, tm
     more = f"""
 {virginia.settings("virginia")}labels = {{ region = "virginia" }}
 
-[services.clusters.moon]
-kind = "kubernetes"
-kubeconfig = {json.dumps(str(cluster.kubeconfig))}
-context = "unreachable"
+{moon(cluster)}
 """
     with connected(cluster, tmp_path / "data", more) as (here, backend):
         by_name = backend.create(task(Name="east", Cluster="virginia"), Execution("a"))
@@ -150,6 +155,27 @@ context = "unreachable"
         for name in ("east", "east-too"):  # without controllers nobody ends what waits for its dependents to be gone
             here.services.delete(name, force=True, timeout="0s")
             cluster_without_controllers_forgets(virginia, name)
+
+
+def moon(cluster: Cluster) -> str:
+    """The table of a cluster that nobody reaches."""
+    return f'[services.clusters.moon]\nkind = "kubernetes"\nkubeconfig = {json.dumps(str(cluster.kubeconfig))}\ncontext = "unreachable"\n'
+
+
+def test_defect_14_a_new_service_goes_past_a_cluster_that_does_not_answer_and_stays_where_it_went(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.require_ours("the context `unreachable`")
+    first = f'{moon(cluster)}labels = {{ region = "texas" }}\n'
+    wants = task(Name="lander", Placement={"region": "texas"})
+    with connected(cluster, tmp_path / "data", first=first) as (here, backend):
+        names = here.services.clusters()
+        assert names.index("moon") < names.index("texas"), "the moon was not asked first"
+        run = backend.create(wants, Execution("a"))
+        assert backend.wait(run)["name"] == "lander"
+        uid = stateful_set(cluster, "lander")["metadata"]["uid"]
+        assert here.services.status("lander").cluster == "texas"
+        assert backend.run(wants, Execution("b"))["name"] == "lander"
+        assert stateful_set(cluster, "lander")["metadata"]["uid"] == uid
+        assert len(here.holders("lander")) == 2, "the second run shares it"
 
 
 def cluster_without_controllers_forgets(cluster: Cluster, name: str) -> None:
@@ -234,11 +260,12 @@ def test_defect_17_pods_get_what_was_asked_for(cluster: Cluster, flyte: tuple[Fl
     assert "/scratch" in [mount["mountPath"] for mount in container["volumeMounts"]]
     assert container["readinessProbe"]["tcpSocket"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    budgets = cluster.api.items(cluster.path("poddisruptionbudgets", group="policy/v1beta1"))
+    budgets = cluster.api.items(cluster.budgets())
     assert [budget["metadata"]["name"] for budget in budgets] == ["full"]
 
 
 def test_defect_10_and_19_leases_decide_what_lives_on_the_cluster(cluster: Cluster, flyte: tuple[FlytePlatform, Backend]) -> None:
+    cluster.require_ours("nodes that follow a script")
     here, backend = flyte
     owner, reuser = (backend.create(task(Name="shared"), Execution(run)) for run in ("a", "b"))
     backend.wait(owner)

@@ -82,6 +82,7 @@ def stateful_sets(cluster: Cluster) -> list[Any]:
 @pytest.fixture
 def volume(cluster: Cluster) -> Iterator[None]:
     """The claim that the pods mount the platform's directory from, with a volume behind it."""
+    cluster.require_ours("nodes that follow a script, and volumes")
     name = f"{cluster.namespace}-fondaco"
     asked = {"accessModes": ["ReadOnlyMany"], "storageClassName": "", "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}
     cluster.api.post(
@@ -105,7 +106,6 @@ def volume(cluster: Cluster) -> Iterator[None]:
 def test_a_workflow_gets_a_graph_in_shards_and_a_second_one_shares_it(
     cluster: Cluster, volume: None, here: FlytePlatform, generation: Generation, tmp_path: Path
 ) -> None:
-    cluster.require_ours("nodes that follow a script, and volumes")
     template = generation.template(CONFIG)
     with here.backend(generation.wire()) as backend:
         first = backend.create(template, Execution("first"))

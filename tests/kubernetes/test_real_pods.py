@@ -1,12 +1,12 @@
 """Services as pods that really run: what they are told, how they answer, what they say, how they change, crash, and go.
 
 tests/kubernetes/real_pods.sh                   root only: a kubelet of our own
-KUBECONFIG=... pytest -m real_pods ...          a cluster of yours, which pulls busybox or $FONDACO_TEST_IMAGE
+KUBECONFIG=... pytest -m real_pods ...          a cluster of yours; what it needs: tests/kubernetes_cluster.py
+
+Both run the provisioner's contract, too (test_provisioner_contract.py).
 """
 
 from __future__ import annotations
-
-import os
 
 import pytest
 from tests.kubernetes.api import ApiError
@@ -14,21 +14,21 @@ from tests.kubernetes.api import ApiError
 from fondaco.adapters.kubernetes import KubernetesProvisioner
 from fondaco.services.provisioner import Desired, Phase
 from fondaco.services.spec import ServiceSpec
+from kubernetes_cluster import IS_GIVEN, REAL_IMAGE
 from waiting import wait_for
 
 pytestmark = [
     pytest.mark.real_pods,
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no real pods: tests/kubernetes/real_pods.sh runs these tests"),
+    pytest.mark.skipif(not IS_GIVEN, reason="no real pods: tests/kubernetes/real_pods.sh runs these tests"),
     pytest.mark.timeout(600),
 ]
-IMAGE = os.environ.get("FONDACO_TEST_IMAGE", "docker.io/library/busybox:1.36")
 PATIENCE_S = 180.0
 SERVE = 'echo "$WORD from {index} of {replicas}" >/tmp/index.html; echo "{index} serves $WORD"; exec httpd -f -p {port} -h /tmp'
 
 
 def desired(command, *, replicas=2, incarnation=1, **settings):
     settings = {
-        "image": IMAGE,
+        "image": REAL_IMAGE,
         "command": ["sh", "-c", command],
         "ports": ["http"],
         "readiness": {"http": "/index.html", "every_s": 1},
@@ -40,6 +40,7 @@ def desired(command, *, replicas=2, incarnation=1, **settings):
 
 @pytest.fixture
 def provisioner(cluster):
+    cluster.require_running_pods()
     made = KubernetesProvisioner("real", kubeconfig=cluster.kubeconfig, context=cluster.context, namespace=cluster.namespace)
     yield made
     made.close()

@@ -65,6 +65,7 @@ ON = ("--on", "kubeflow", "--image", "example.org/train:1", "--nodes", "2")
 def test_a_job_gets_the_endpoints_of_its_service_and_its_end_is_the_runs(
     platform: Path, cluster: Cluster, jobs: TrainJobs, tmp_path: Path
 ) -> None:
+    cluster.require_ours("nodes that follow a script")
     log = tmp_path / "log"
     options = (*ON, "--nproc", "4", "--name", "nightly", "--graph", "routes", "--shards", "2", "--env", "SERVERS={graph.endpoints}")
     with training(platform, *options, "--", "python", "train.py", log=log) as process:
@@ -102,7 +103,10 @@ def test_a_job_that_fails_says_why(platform: Path, jobs: TrainJobs, tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_launcher_that_is_told_to_end_deletes_the_job(platform: Path, jobs: TrainJobs, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_launcher_that_is_told_to_end_deletes_the_job(
+    platform: Path, cluster: Cluster, jobs: TrainJobs, tmp_path: Path, number: signal.Signals
+) -> None:
+    cluster.require_ours("nodes that follow a script")
     log = tmp_path / "log"
     with training(platform, *ON, "--graph", "routes", "--", "true", log=log) as process:
         jobs.first()
@@ -115,7 +119,10 @@ def test_a_launcher_that_is_told_to_end_deletes_the_job(platform: Path, jobs: Tr
     assert told(platform, "service", "list")["services"][0]["holders"] == []
 
 
-def test_a_launcher_that_is_killed_leaves_the_job_its_service_for_an_hour(platform: Path, jobs: TrainJobs, tmp_path: Path) -> None:
+def test_a_launcher_that_is_killed_leaves_the_job_its_service_for_an_hour(
+    platform: Path, cluster: Cluster, jobs: TrainJobs, tmp_path: Path
+) -> None:
+    cluster.require_ours("nodes that follow a script")
     log = tmp_path / "log"
     with training(platform, *ON, "--graph", "routes", "--", "true", log=log) as process:
         jobs.first()
@@ -146,6 +153,8 @@ def test_a_printed_manifest_starts_nothing_and_names_the_endpoints_that_will_be(
 
 
 def test_a_cluster_without_kubeflow_is_said_to_be_one(platform: Path, cluster: Cluster) -> None:
+    if cluster.api.find("/apis/trainer.kubeflow.org") is not None:
+        pytest.skip("the cluster of $KUBECONFIG has Kubeflow Trainer")
     configure(platform, cluster.kubeconfig, cluster.context, cluster.namespace)  # the API server itself, which has no TrainJobs
     ended = train(platform, *ON, "--", "true")
     assert ended.returncode == 2
