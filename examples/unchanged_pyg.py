@@ -1,11 +1,12 @@
-"""A PyG script as anybody has one: GraphSAGE over sampled neighbourhoods. Of its data it knows that there is a graph to connect to.
+"""A PyG script: GraphSAGE over sampled neighbourhoods, with PyG's loaders over our client's stores and sampler.
 
     python -m examples.pages
     fondaco train --graph pages -- python -m examples.unchanged_pyg
     fondaco train --graph pages --shards 2 --nproc 2 -- python -m examples.unchanged_pyg
 
-No directory, no cluster, no server: `connect()` reads FONDACO_GRAPH_ENDPOINTS, which whoever starts the job sets. The graph has one type
-of nodes with the features `x`, `label` and `part` (0: to learn from, 1: to validate). Under torchrun the processes share the batches.
+It knows no address, directory or service, only its environment: `connect()` reads FONDACO_GRAPH_ENDPOINTS, which whoever starts the job
+sets, so the same script runs wherever such a graph is served. The graph has one type of nodes with the features `x`, `label` and `part`
+(0: to learn from, 1: to validate). Under torchrun the processes share the batches.
 """
 
 from __future__ import annotations

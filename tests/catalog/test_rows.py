@@ -120,13 +120,13 @@ def test_value_schemas_are_numbered_from_one(catalog: Catalog) -> None:
         assert [(row.number, row.schema) for row in stores.value_schemas(connection, store.id)] == [(1, "{}"), (2, '{"v":2}')]
 
 
-def test_feature_sets_are_kept_once_per_plan(catalog: Catalog) -> None:
+def test_feature_sets_are_kept_once_per_plan_and_the_one_recorded_last_is_the_newest(catalog: Catalog) -> None:
     with catalog.write() as connection:
-        for plan_hash in ("a", "b", "a"):
-            records.record_feature_set(connection, "late", plan_hash=plan_hash, plan={"hash": plan_hash}, now_us=1)
+        for now_us, plan_hash in enumerate(("a", "b", "a"), start=1):
+            records.record_feature_set(connection, "late", plan_hash=plan_hash, plan={"hash": plan_hash}, now_us=now_us)
         assert [(row.plan_hash, row.plan) for row in records.feature_sets(connection, "late")] == [
-            ("a", {"hash": "a"}),
             ("b", {"hash": "b"}),
+            ("a", {"hash": "a"}),
         ]
 
 

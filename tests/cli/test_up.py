@@ -19,6 +19,8 @@ import pytest
 import fondaco as fd
 from control_server import ARROW, VALUE, arrow_stream, rows
 from fondaco.core.runfile import RunFile, find_run_file
+from fondaco.services.local.sweep import note_look
+from leftover_services import end_services
 from waiting import free_port, wait_for
 
 RUN = [sys.executable, "-W", "error", "-c", "from fondaco.cli import main; main()"]
@@ -207,6 +209,32 @@ def test_nothing_outlives_a_supervisor_that_is_killed_and_the_next_one_starts(up
     second = up().wait_ready()
     assert second.run.pid == second.process.pid
     assert second.stop() == 0
+
+
+@pytest.mark.timeout(600)
+def test_a_service_whose_time_is_over_is_removed_by_it_and_one_that_is_held_stays(up: Callable[..., Up], tmp_path: Path) -> None:
+    directory = tmp_path / "platform"
+    directory.mkdir()
+    (directory / "fondaco.toml").write_text("[services]\nreap_s = 0.2\n")
+    over, held = (fd.ServiceSpec(name, command=["sleep", "600"], ttl="0s") for name in ("over", "held"))
+    try:
+        with fd.open(directory) as platform:
+            services = platform.services
+            services.ensure(held, holder="somebody", lease=None)
+            services.ensure(over, holder="nobody").release()
+            is_over = services.status(over.service)
+            assert (is_over.phase, is_over.holders) == ("ready", ())
+            assert is_over.removal_us is not None
+            assert is_over.removal_us <= platform.clock.now_us()
+            note_look(directory / "services")  # keepers look themselves where nobody has for a minute
+            running = up().wait_ready()
+            wait_for(lambda: [one.service for one in services.list()] == [held.service], f"it is not removed: {running.log}")
+            removed = "fondaco_reaper_removed_services_total 1.0"  # by it, and by nobody else
+            wait_for(lambda: removed in ask("GET", f"{running.control}/metrics").text, "it has not counted that")
+            assert running.stop() == 0
+            assert services.status(held.service).phase == "ready"
+    finally:
+        end_services(directory)
 
 
 @pytest.mark.timeout(600)

@@ -20,9 +20,9 @@ _T = tables.training_sets
 
 
 def record_feature_set(connection: Connection, name: str, *, plan_hash: str, plan: Mapping[str, Any], now_us: int) -> None:
-    """Keep the plan of a feature set; the same name and hash again changes nothing."""
-    known = connection.execute(sa.select(_F.c.name).where(_F.c.name == name, _F.c.plan_hash == plan_hash)).first()
-    if known is None:
+    """Keep the plan of a feature set, as the newest of its name."""
+    known = _F.update().where(_F.c.name == name, _F.c.plan_hash == plan_hash).values(created_us=now_us)
+    if not connection.execute(known).rowcount:
         document = msgspec.json.encode(dict(plan)).decode()
         connection.execute(_F.insert().values(name=name, plan_hash=plan_hash, plan=document, created_us=now_us))
 

@@ -23,8 +23,14 @@ from flyte2_backend import Flyte2, Proxy, registered, template2_of
 from flyte_backend import Backend, Execution
 from flyte_platform import FlytePlatform, flyte_platform, serving_command
 from fondaco.adapters.data_service import TaskPhase, local
-from fondaco.adapters.flyte1 import environment
-from fondaco.adapters.flyte2 import TASK_TYPE, DataServiceConfig, DataServiceConnector, DataServiceTask, data_service_environment
+from fondaco.adapters.flyte2 import (
+    TASK_TYPE,
+    DataServiceConfig,
+    DataServiceConnector,
+    DataServiceTask,
+    data_service_environment,
+    environment,
+)
 from fondaco.core.errors import InputError
 from waiting import wait_for
 

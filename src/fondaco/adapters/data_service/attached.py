@@ -3,9 +3,6 @@
 `attached` is the block, `with_data_services` the decorator for a task of Flyte 1 or any function, plain or async. The lease is renewed by a
 thread; it is given back on return, on an exception and on SIGTERM (where the main thread is in the block), and runs out by itself after a
 kill. Who holds is told by the variables that both generations of Flyte set in a task's container; outside Flyte, by user, host and pid.
-
-`os.environ` belongs to the process, and in local runs several tasks run in one: tasks within each other may set a variable anew, tasks
-beside each other may only agree on it (`StateError`).
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -30,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from fondaco.adapters.data_service.config import DataServiceConfig
 from fondaco.adapters.data_service.holders import PREFIX, execution_holder
 from fondaco.adapters.data_service.local import forget, give_back, hold_here, platform_services, run_ready
-from fondaco.core.errors import InputError, StateError
+from fondaco.adapters.data_service.variables import OF_EACH, environment
+from fondaco.core.errors import InputError
 from fondaco.core.units import parse_duration_us
 
 if TYPE_CHECKING:
@@ -41,7 +38,6 @@ RELEASE_S: Final = 5.0  # of the seconds that are left after SIGTERM
 _LOGGER = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
-_OF_EACH: Final = frozenset({"FONDACO_SERVICE_NAME", "FONDACO_SERVICE_ENDPOINTS"})  # of several services, the first one's
 
 
 @contextmanager
@@ -58,7 +54,7 @@ def attached(
     Raises:
         as `Services.ensure`. InputError: two services export a variable with different values. StateError: a task beside this one does.
     """
-    with _leases(configs, services, holder, timeout) as held, _released_on_sigterm(held.releases), _ENVIRONMENT.layer(held.env):
+    with _leases(configs, services, holder, timeout) as held, _released_on_sigterm(held.releases), environment(held.env):
         yield held.env
 
 
@@ -81,7 +77,7 @@ async def run_attached(
         await asyncio.to_thread(stack.close)
         raise
     try:
-        with _released_on_sigterm(held.releases), _ENVIRONMENT.layer(held.env):
+        with _released_on_sigterm(held.releases), environment(held.env):
             return await function()
     finally:
         await asyncio.shield(asyncio.to_thread(stack.close))
@@ -147,7 +143,7 @@ def _leases(
         held = _Held({}, [])
         for config in configs:
             for name, value in _hold(stack, held, found, config, who, timeout, given_up).items():
-                if held.env.setdefault(name, value) != value and name not in _OF_EACH:
+                if held.env.setdefault(name, value) != value and name not in OF_EACH:
                     raise InputError(
                         f"two services export {name}, as {held.env[name]!r} and as {value!r}; give one of them another name by Exports"
                     )
@@ -176,63 +172,6 @@ def _hold(
     held.releases.append(release)
     assert state.outputs is not None
     return state.outputs.env
-
-
-# -- the environment of the process -----------------------------------------------------------------------------------------------------
-
-
-class _Environment:
-    """`os.environ` with layers on it: the newest that sets a variable wins, and what was there before comes back with the last."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._layers: list[tuple[object, Mapping[str, str]]] = []
-        self._before: dict[str, str | None] = {}
-        self._within: ContextVar[tuple[object, ...]] = ContextVar("layers", default=())
-
-    @contextmanager
-    def layer(self, env: Mapping[str, str]) -> Iterator[None]:
-        """Set variables until the block is left.
-
-        Raises:
-            StateError: a block that is not around this one has set one of them to another value.
-        """
-        mark = object()
-        with self._lock:
-            around = self._within.get()
-            for other, there in self._layers:
-                different = [name for name in env if name not in _OF_EACH and there.get(name, env[name]) != env[name]]
-                if other not in around and different:
-                    raise StateError(
-                        f"another task of this process has set {different[0]} to {there[different[0]]!r}, and this one needs "
-                        f"{env[different[0]]!r}; run them one after the other, or give one of them another name by Exports"
-                    )
-            self._layers.append((mark, env))
-            self._show(env)
-        token = self._within.set((*around, mark))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._layers = [layer for layer in self._layers if layer[0] is not mark]
-                self._show(env)
-            with suppress(ValueError):  # a generator may be closed in another context, which has nothing to set back
-                self._within.reset(token)
-
-    def _show(self, names: Sequence[str] | Mapping[str, str]) -> None:
-        """Have variables of the process say what the layers do."""
-        for name in names:
-            self._before.setdefault(name, os.environ.get(name))
-            value = next((there[name] for _, there in reversed(self._layers) if name in there), None)
-            if value is None:
-                value = self._before.pop(name)
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-_ENVIRONMENT: Final = _Environment()
 
 
 @contextmanager

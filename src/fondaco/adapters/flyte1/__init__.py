@@ -21,9 +21,9 @@ except ModuleNotFoundError as exc:
 
 from fondaco.adapters.data_service import DataServiceConfig
 from fondaco.adapters.data_service.attached import with_data_services
+from fondaco.adapters.data_service.variables import environment
 from fondaco.adapters.flyte1.cleanup import CleanupConnector, CleanupSensor
 from fondaco.adapters.flyte1.connector import DataServiceConnector
-from fondaco.adapters.flyte1.environment import environment
 from fondaco.adapters.flyte1.task import DataServiceTask
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Flyte 2: data services as tasks of its workflows, and as what tasks hold while they run. Extra `flyte2`.
 
 `DataServiceTask` ensures a service; the connector does the work on a backend (`fondaco service connector`, or flyte's own `c0 --modules
-fondaco.adapters.flyte2` with FONDACO_DIR set), and in this process in a local run. `data_service_environment` makes tasks that hold
-services by themselves and need no connector.
+fondaco.adapters.flyte2` with FONDACO_DIR set), and in this process in a local run. `environment` is for the tasks after it.
+`data_service_environment` makes tasks that hold services by themselves and need no connector.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from flyte.connectors import AsyncConnector, ConnectorRegistry
 
 from fondaco.adapters.data_service import TASK_TYPE, DataServiceConfig
 from fondaco.adapters.data_service.local import platform_services
+from fondaco.adapters.data_service.variables import environment
+from fondaco.adapters.flyte2.attached import DataServices, data_service_environment
 from fondaco.adapters.flyte2.connector import DataServiceConnector
-from fondaco.adapters.flyte2.environment import DataServices, data_service_environment
 from fondaco.adapters.flyte2.task import DataServiceTask
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "DataServices",
     "connectors",
     "data_service_environment",
+    "environment",
 ]
 
 

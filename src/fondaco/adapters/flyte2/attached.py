@@ -1,4 +1,4 @@
-"""Data services of a task environment: every task of it holds them while it runs.
+"""Attached: data services of a task environment: every task of it holds them while it runs.
 
 A task of such an environment is an ordinary function task; around its body the services are ensured, waited for and held, and their
 variables are in `os.environ`. The container needs Fondaco and the platform's directory (FONDACO_DIR), no connector.
