@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fondaco.catalog import Catalog, ServiceState
+from fondaco.catalog import Catalog, ServiceRow, ServiceState
 from fondaco.catalog import services as rows
 from fondaco.core.clock import ManualClock
 from fondaco.core.errors import DeadlineExceededError, ServiceNotFoundError, StateError, UnavailableError
@@ -266,6 +266,55 @@ class AnyOrder(RuleBasedStateMachine):
             else:
                 self.services()._renew(held.service, held.incarnation, holder, None if held.expires_us is None else LEASE_US)
 
+    @rule(key=st.sampled_from(sorted(SPECS)), are_released=st.booleans(), parts=st.sets(st.sampled_from([0.25, 0.6, 0.99])))
+    def all_leave_one_and_it_stays_for_its_ttl(self, key: str, are_released: bool, parts: set[float]) -> None:
+        """Everybody gives it back, or whoever would have to does not and the leases run out."""
+        if SPECS[key].service not in self.live():
+            self.ensure("run-0", key, is_kept=False)
+        row = self.live().get(SPECS[key].service)
+        if row is None:
+            return  # it could not be made now
+        with self.catalog.read() as connection:
+            leases = rows.leases(connection, row.id)
+        for lease in leases:
+            self.held.pop((lease.holder, key), None)
+            if are_released or lease.expires_us is None:
+                self.services().release(row.name, lease.holder)
+        assert not leases or self.live()[row.name].idle_since_us in (None, self.clock.now_us())
+        if not are_released:  # nobody's lasts longer
+            self.clock.advance(us=LEASE_US)
+        self.time_takes([row.name], parts)
+
+    def time_takes(self, names: Collection[str], parts: Collection[float] = ()) -> None:
+        """Of services that nobody holds any more: each is there to the last microsecond of its ttl, however often it is looked after
+        meanwhile (at these parts of its ttl), and not after the first look that comes later."""
+        now_us, before = self.clock.now_us(), self.live()
+        running = self.running()
+        due = {row.id: (row.idle_since_us or now_us) + SPECS[row.spec["name"]].ttl_us for name in names for row in [before[name]]}
+        moments = {now_us} | {at_us - early_us for at_us in due.values() for early_us in (1, 0)}
+        moments |= {int(now_us + part * (at_us - now_us)) for at_us in due.values() for part in parts}
+        for moment_us in sorted(moment_us for moment_us in moments if moment_us >= now_us):
+            self.clock.advance(us=moment_us - self.clock.now_us())
+            self.services().reap()
+            live = {row.id for row in self.live().values()}
+            for name in names:
+                row, left_us = before[name], due[before[name].id] - moment_us
+                if left_us > 0:
+                    assert row.id in live, f"{name} was removed {left_us} us before its ttl was over"
+                    assert row.id in self.running() or row.id not in running, f"{name} is in the catalog, and its objects are gone"
+                else:
+                    assert row.id not in live, f"{name} outlives its ttl by {-left_us} us"
+                    assert row.id not in self.running() or self.places[row.cluster].away, f"{name} is not in the catalog, and runs"
+
+    def live(self) -> dict[str, ServiceRow]:
+        """The rows of live services, by name."""
+        with self.catalog.read() as connection:
+            return {row.name: row for row in rows.all_of(connection) if row.state is ServiceState.LIVE}
+
+    def running(self) -> set[int]:
+        """The incarnations that run, and are not on their way out."""
+        return {service.desired.incarnation for place in self.places.values() for service in place.services.values() if not service.leaving}
+
     def kept_as_noted(self) -> dict[tuple[str, str], Held]:
         """The leases without end that are noted where services run. Of one that was released since, only the catalog knew: it is there
         again when that is lost, until it is released again; better than to remove a service under its holder."""
@@ -315,6 +364,12 @@ class AnyOrder(RuleBasedStateMachine):
         """When everything answers again and time passes, what is left is what somebody holds for ever."""
         for place in self.places.values():
             place.away, place.removal_calls = "", 1
+        self.clock.advance(us=LEASE_US)  # now nobody holds any but for ever
+        before = {row.id: row.idle_since_us for row in self.live().values()}
+        self.services().reap()
+        idle = [row for row in self.live().values() if row.idle_since_us is not None]
+        assert all(row.idle_since_us == (before[row.id] or self.clock.now_us()) for row in idle)
+        self.time_takes([row.name for row in idle])
         for us in (1, 61_000_000, 61_000_000, 601_000_000, 601_000_000, 1):
             self.clock.advance(us=us)
             self.services().reap()

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fondaco.services.local import tree
+from fondaco.services.local.files import Place, locked
 from fondaco.services.local.provisioner import LocalProvisioner
 from fondaco.services.provisioner import Desired, Observed, Phase
 from fondaco.services.spec import ServiceSpec
@@ -90,6 +94,18 @@ def start(local: LocalProvisioner, spec: ServiceSpec, **more: Any) -> Observed:
     """Apply a service and wait until it is ready."""
     local.apply(desired(spec, **more))
     return until(local, spec.service, Phase.READY)
+
+
+def apply_elsewhere(local: LocalProvisioner, spec: ServiceSpec, machine: str) -> None:
+    """Apply a service with a keeper that takes this machine for another one: `machine` is Python, run in it before it begins."""
+    place = Place(local.services, spec.service)
+    with locked(local.services):
+        local.write(place, desired(spec))
+    program = f"import sys\nfrom fondaco.services.local import keeper, limits\n{machine}\nsys.exit(keeper.main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", program, str(local.services.parent), spec.service]
+    env = os.environ | {tree.KEEPER: str(place.path)}
+    shell_ends_at_once = ["/bin/sh", "-c", '"$@" </dev/null >>keeper.log 2>&1 &', "sh"]  # as where the provisioner begins one
+    subprocess.run([*shell_ends_at_once, *argv], cwd=place.path, env=env, start_new_session=True, check=True)
 
 
 def ask(address: str) -> dict[str, Any]:

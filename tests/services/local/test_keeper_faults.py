@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import shutil
@@ -301,6 +302,16 @@ def test_one_that_ends_at_once_is_a_crash_loop_after_five_times_and_is_tried_on(
     mended.touch()
     seen = until(local, "web", Phase.READY)
     assert seen.instances[0].restarts >= 5
+
+
+def test_the_pauses_between_starts_double(local: LocalProvisioner, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    program = f"import time; print(time.monotonic(), file=open({str(starts)!r}, 'a')); raise SystemExit(3)"
+    local.apply(desired(server(command=["{python}", "-S", "-c", program])))
+    wait_for(lambda: starts.exists() and len(starts.read_text().splitlines()) >= 5, "it is not started again")
+    times = [float(line) for line in starts.read_text().splitlines()]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)][:4]
+    assert all(pause >= at_least for pause, at_least in zip(pauses, (0.2, 0.4, 0.8, 1.6), strict=True)), pauses
 
 
 def test_one_that_is_never_ready_has_failed_and_is_started_again(local: LocalProvisioner, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fondaco.services.local.provisioner import LocalProvisioner
 from fondaco.services.provisioner import Phase
 from fondaco.services.spec import ServiceSpec
 from services.local.conftest import of_service
-from services.local.programs import INCARNATION, ask, desired, is_gone, pids, server, shell, start, until
+from services.local.programs import INCARNATION, apply_elsewhere, ask, desired, is_gone, pids, server, shell, start, until
 from waiting import free_port, wait_for
 
 
@@ -274,6 +274,53 @@ def test_a_program_that_never_stops_talking_does_not_fill_the_disk(local: LocalP
     wait_for(lambda: local.logs("web", index=0, lines=1) == ["done"], "it does not come to an end")
     log = directory / "services" / "web" / "log"
     assert sum(path.stat().st_size for path in log.iterdir()) <= 2 * (8 << 20)
+
+
+HUNGRY = """
+import time
+x = bytearray(512 << 20)
+for i in range(0, len(x), 4096): x[i] = 1
+print("it had them", flush=True)
+time.sleep(1000)
+"""
+
+
+def hungry() -> ServiceSpec:
+    """A service that uses 512 MiB and may use 64."""
+    return ServiceSpec(
+        "web",
+        command=["{python}", "-S", "-c", HUNGRY],
+        readiness={"command": ["/bin/false"]},  # how it ends is of interest, and not that it ran for a moment
+        resources={"limits": {"memory": "64Mi"}},
+        exact_name=True,
+    )
+
+
+def test_an_instance_that_wants_more_memory_than_its_limit_ends_and_says_so(local: LocalProvisioner) -> None:
+    local.apply(desired(hungry()))
+    wait_for(lambda: local.observe("web").instances[0].restarts or "0 it had them" in local.logs("web"), "it is not ended")
+    assert "0 it had them" not in local.logs("web")
+    if "memory 64Mi by cgroup" not in local.observe("web").instances[0].where:
+        pytest.skip("no cgroup of ours can be made here")
+    wait_for(lambda: "; it wanted more memory than its limit" in local.observe("web").reason, "it does not say why")
+    assert local.observe("web").reason.startswith("0/1 ready; instance 0: ")
+
+
+def test_an_instance_is_refused_memory_beyond_its_limit_where_no_cgroup_can_be_made(local: LocalProvisioner) -> None:
+    apply_elsewhere(local, hungry(), "limits._make = lambda *_: []")
+    wait_for(lambda: local.observe("web").instances[0].restarts or local.logs("web"), "it is not refused")
+    assert ", memory 64Mi by RLIMIT_DATA" in local.observe("web").instances[0].where
+    wait_for(lambda: "0 MemoryError" in local.logs("web"), "it was not refused for want of memory")
+
+
+def test_instances_get_the_devices_that_they_ask_for_one_after_the_other_and_around(local: LocalProvisioner) -> None:
+    def seen_by(spec: ServiceSpec) -> list[str | None]:
+        apply_elsewhere(local, spec, "limits._gpus = lambda: 2")
+        return [ask(address)["env"].get("CUDA_VISIBLE_DEVICES") for address in until(local, spec.service, Phase.READY).endpoints["http"]]
+
+    assert seen_by(server("one", replicas=3, resources={"limits": {"nvidia.com/gpu": "1"}})) == ["0", "1", "0"]
+    assert seen_by(server("both", resources={"requests": {"nvidia.com/gpu": "2"}})) == ["0,1"]
+    assert seen_by(server("none")) == [None]
 
 
 @pytest.mark.parametrize(
