@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
+
+from fondaco.core.ports import server_ports
 
 PATIENCE_S = 60.0  # a bound for what hangs, not a claim about speed: machines of CI are slow, and busy with other tests
 
@@ -20,7 +23,9 @@ def wait_for(is_so: Callable[[], object], what: str, patience_s: float = PATIENC
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on now, and that no client of another test gets in the next moment."""
+    for port in server_ports():
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")

@@ -42,9 +42,12 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         store = platform.create_store("members", key="long", value=value, partitions=2)
         store.push([{"key": key, "clicks": key, "emb": [1.0, 0.5, 0.0, key]} for key in range(100)], progress=False)
     command = [*FONDACO, "up", "--dir", str(directory), "--port", "0", "--control-port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    said = directory.with_name("said")
+    with said.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
+        line = process.stdout.readline()
+        assert line, said.read_text()
+        told = json.loads(line)
         yield {"localhost:7071": told["data"], "localhost:7070": told["control"], "directory": str(directory)}
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

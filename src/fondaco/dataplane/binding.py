@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fondaco.core.config import ServerConfig
 from fondaco.core.errors import InputError
+from fondaco.core.ports import server_ports
 
 
 def is_loopback(host: str) -> bool:
@@ -71,17 +72,26 @@ def check_port_free(host: str, port: int, option: str) -> int:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server that just ended do not count
-            listener.bind((host, port))
-            listener.listen(1)
-            return int(listener.getsockname()[1])
+        if port == 0:
+            for number in server_ports():
+                with contextlib.suppress(OSError):
+                    return _listened(family, host, number)
+        return _listened(family, host, port)
     except PermissionError:
         raise InputError(f"port {port} may not be used by this user; choose one above 1023 with {option}") from None
     except OSError as exc:
         raise InputError(
             f"{host}:{port} cannot be listened on ({exc.strerror}); choose another with {option}, or stop who is there"
         ) from None
+
+
+def _listened(family: int, host: str, port: int) -> int:
+    """Listen for a moment; returns where."""
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server that just ended do not count
+        listener.bind((host, port))
+        listener.listen(1)
+        return int(listener.getsockname()[1])
 
 
 def url_of(host: str, port: int, *, tls: bool) -> str:

@@ -1,26 +1,22 @@
 """Ports: which service has which port of this machine: taken once, kept over restarts, never given to two services of a platform.
 
 A claim is a symbolic link `.ports/<number>` to the service's name, made and removed under the lock of all services. Free ones are
-looked for below the range from which the kernel hands out ports to clients, so that nobody gets one of ours by chance while its process
-is down; whether somebody listens there is tried by binding. Another platform of the same machine begins to look at another number.
+looked for among those that the kernel does not hand out to clients (`server_ports`), so that nobody gets one of ours by chance while its
+process is down; whether somebody listens there is tried by binding. Another platform of the same machine begins to look elsewhere.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import random
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from fondaco.core.errors import InputError, UnavailableError
 from fondaco.core.files import os_errors
+from fondaco.core.ports import server_ports
 from fondaco.services.local.tree import listener
-
-_FIRST, _LAST = 10_000, 60_999
-_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def claim(
@@ -124,12 +120,8 @@ def can_bind(host: str, port: int) -> bool:
 
 def _free(directory: Path, host: str, fixed: set[int]) -> Iterator[int]:
     claimed = {int(name) for name in os.listdir(directory) if name.isdigit()}
-    low, high = _ephemeral()
-    candidates = [port for port in range(_FIRST, _LAST + 1) if not low <= port <= high]
-    if len(candidates) < 1000:  # the kernel was told to use nearly all of them for clients
-        candidates = list(range(_FIRST, _LAST + 1))
-    begin = random.randrange(len(candidates))
-    for port in candidates[begin:] + candidates[:begin]:
+    candidates = server_ports()
+    for port in candidates:
         if port not in fixed and (port not in claimed or _is_stale(directory, port)) and can_bind(host, port):
             yield port
     raise UnavailableError(f"address {host}", f"none of {len(candidates)} ports is free for a service")
@@ -162,11 +154,3 @@ def _owner(link: Path) -> str | None:
         return os.readlink(link)
     except OSError:
         return None
-
-
-def _ephemeral() -> tuple[int, int]:
-    try:
-        low, high = _RANGE.read_text().split()
-        return int(low), int(high)
-    except (OSError, ValueError):
-        return 32_768, 60_999
