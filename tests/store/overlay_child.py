@@ -2,7 +2,7 @@
 
 `tail OVERLAY LOG SEED`: warm up, then for each line fork a child that tails and now and then makes a new generation; answers its pid. The
 test kills it. Forking a warm process makes many trials affordable; nothing but tests forks.
-`write LOG KEYS`: write rounds over all keys, and trim what is three rounds old. Answers the number of rounds.
+`write OVERLAY LOG KEYS`: write rounds over all keys, and trim what is five rounds old and was applied. Answers the number of rounds.
 `read OVERLAY LOG KEYS SEED`: read keys at random and check what comes; answers {"reads": n, "fault": text or null}.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fondaco.log import EmbeddedLog, Record
+from fondaco.store import _overlay_cells as cells_of
 from fondaco.store import _overlay_kernels as probes
 from fondaco.store.overlay import Overlay
 from fondaco.store.tailer import Tailer, wait_all
@@ -104,7 +105,7 @@ def fork_tailers(overlay: Path, log_directory: Path, seed: int) -> None:
         say("ended")
 
 
-def write_rounds(log_directory: Path, count: int) -> None:
+def write_rounds(overlay: Path, log_directory: Path, count: int) -> None:
     keys = list(keys_of(count))
     rounds: list[int] = []
     with EmbeddedLog(log_directory) as log:
@@ -115,8 +116,14 @@ def write_rounds(log_directory: Path, count: int) -> None:
             for first in range(0, count, BATCH):
                 log.append(TOPIC, 0, records[first : first + BATCH])
             if len(rounds) > 6:
-                log.delete_before(TOPIC, 0, rounds[-6])
+                # A round before what was applied: the newest record of a key that readers know of is never given up, as in `trimming`
+                log.delete_before(TOPIC, 0, max(0, min(rounds[-6], _applied(overlay) - count)))
     say(len(rounds))
+
+
+def _applied(overlay: Path) -> int:
+    cells = cells_of.read_cells(overlay)
+    return 0 if cells is None else cells[cells_of.HEAD_BYTES // 8 + cells_of.APPLIED_OFFSET]
 
 
 def read_throughout(overlay_directory: Path, log_directory: Path, count: int, seed: int) -> None:
@@ -154,6 +161,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "tail":
         fork_tailers(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
     elif sys.argv[1] == "write":
-        write_rounds(Path(sys.argv[2]), int(sys.argv[3]))
+        write_rounds(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
     else:
         read_throughout(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -176,13 +176,17 @@ def _stress(tmp_path: Path, seconds: float, *, readers: int, keys: int, seed: in
         tailers = children.enter_context(_Child("tail", overlay_at, log_at, seed))
         assert tailers.hear() == "warm"
         reading = [children.enter_context(_Child("read", overlay_at, log_at, keys, seed + number)) for number in range(readers)]
-        writing = children.enter_context(_Child("write", log_at, keys))
+        writing = children.enter_context(_Child("write", overlay_at, log_at, keys))
         assert [child.hear() for child in (*reading, writing)] == ["reading"] * readers + ["writing"]
         end = time.monotonic() + seconds
         lives = 0
         while time.monotonic() < end:
             tailers.tell(lives)
             pid = tailers.hear()
+            if lives % 2:  # for a while nothing is applied, as on a machine that is busy with something else
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(chance.random() * 1.5)
+                os.kill(pid, signal.SIGCONT)
             time.sleep(min(chance.random() * seconds / 3, max(0.0, end - time.monotonic())))
             os.kill(pid, signal.SIGKILL)
             assert tailers.hear() == "ended"
