@@ -182,7 +182,7 @@ def test_the_only_server_that_hangs_is_a_deadline_error_at_the_deadline_and_good
         begun = time.monotonic()
         with pytest.raises(DeadlineExceededError, match=r"Sample: not done within 0\.8 s"):
             sample(graph, 5, timeout_s=0.8)
-        assert 0.8 <= time.monotonic() - begun < 5.0
+        assert 0.8 <= time.monotonic() - begun < 2.0
         server.go_on()
         assert same(sample(graph, 5), right)
         server.kill()

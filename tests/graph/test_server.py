@@ -227,12 +227,9 @@ def test_a_listener_that_never_answers_is_a_deadline_error_and_with_another_serv
             assert time.monotonic() - begun < 5.0
             assert (reply.arrays["doubled"] == BIG * 2).all()
             assert first.is_suspect
-            seconds = []
-            for _ in range(5):  # the best of some, because other tests run beside this one
-                begun = time.monotonic()
-                Asking([first, second], Asked(Kind.QUERY, b"", {"x": BIG}), Deadline(20.0), "it").finish()
-                seconds.append(time.monotonic() - begun)
-            assert min(seconds) < 0.25, "who failed is asked last"
+            begun = time.monotonic()
+            Asking([first, second], Asked(Kind.QUERY, b"", {"x": BIG}), Deadline(20.0), "it").finish()
+            assert time.monotonic() - begun < 0.25, "who failed is asked last"
 
 
 def test_nobody_at_any_address_is_an_error_that_names_them() -> None:

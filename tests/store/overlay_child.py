@@ -22,7 +22,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fondaco.log import EmbeddedLog, Record
-from fondaco.store import _overlay_cells as cells_of
 from fondaco.store import _overlay_kernels as probes
 from fondaco.store.overlay import Overlay
 from fondaco.store.tailer import Tailer, wait_all
@@ -105,10 +104,10 @@ def fork_tailers(overlay: Path, log_directory: Path, seed: int) -> None:
         say("ended")
 
 
-def write_rounds(overlay: Path, log_directory: Path, count: int) -> None:
+def write_rounds(overlay_directory: Path, log_directory: Path, count: int) -> None:
     keys = list(keys_of(count))
     rounds: list[int] = []
-    with EmbeddedLog(log_directory) as log:
+    with EmbeddedLog(log_directory) as log, Overlay.open(overlay_directory, log_directory, TOPIC) as overlay:
         say("writing")
         while goes_on():
             rounds.append(log.high_watermark(TOPIC, 0))
@@ -117,13 +116,8 @@ def write_rounds(overlay: Path, log_directory: Path, count: int) -> None:
                 log.append(TOPIC, 0, records[first : first + BATCH])
             if len(rounds) > 6:
                 # A round before what was applied: the newest record of a key that readers know of is never given up, as in `trimming`
-                log.delete_before(TOPIC, 0, max(0, min(rounds[-6], _applied(overlay) - count)))
+                log.delete_before(TOPIC, 0, max(0, min(rounds[-6], overlay.applied(0) - count)))
     say(len(rounds))
-
-
-def _applied(overlay: Path) -> int:
-    cells = cells_of.read_cells(overlay)
-    return 0 if cells is None else cells[cells_of.HEAD_BYTES // 8 + cells_of.APPLIED_OFFSET]
 
 
 def read_throughout(overlay_directory: Path, log_directory: Path, count: int, seed: int) -> None:

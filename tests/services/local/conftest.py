@@ -1,4 +1,4 @@
-"""A platform's directory with a local provisioner; afterwards nothing of it runs."""
+"""A platform's directory, with a local provisioner or a whole platform; afterwards nothing of it runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import fondaco as fd
 from fondaco.services.local import tree
 from fondaco.services.local.provisioner import LocalProvisioner
+from leftover_services import end_services
 from waiting import wait_for
 
 
@@ -32,6 +34,15 @@ def local(directory: Path) -> Iterator[LocalProvisioner]:
                 os.kill(pid, signal.SIGKILL)  # those who ignore SIGTERM have half a minute, which no test has
         wait_for(lambda service=service, seen=seen: provisioner.remove(service, seen.incarnation), f"{service} is not removed")
         wait_for(lambda service=service: not of_service(directory, service), f"{service} has left processes")
+
+
+@pytest.fixture
+def platform(directory: Path) -> Iterator[fd.Platform]:
+    """A whole platform, whose services end after the test."""
+    opened = fd.open(directory)
+    yield opened
+    opened.close()
+    end_services(directory)
 
 
 def of_service(directory: Path, service: str) -> list[tree.Seen]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import fondaco as fd
 from fondaco.services.provisioner import Phase
-from leftover_services import end_services
 from services.local.conftest import of_service
 from waiting import wait_for
 
@@ -28,14 +24,6 @@ import fondaco as fd
 with fd.connect() as platform, platform.store(os.environ["FONDACO_STORE_NAME"]).reader() as reader:
     print(repr(reader.get(7)), repr(reader.get(1000)))
 """
-
-
-@pytest.fixture
-def platform(directory: Path) -> Iterator[fd.Platform]:
-    opened = fd.open(directory)
-    yield opened
-    opened.close()
-    end_services(directory)
 
 
 def test_a_job_reads_through_the_service_of_a_store_what_the_platform_reads(platform: fd.Platform, directory: Path) -> None:

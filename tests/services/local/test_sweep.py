@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from fondaco.core.errors import CorruptFileError
 from fondaco.services.local import sweep
 from fondaco.services.local.files import Place
 from fondaco.services.provisioner import Phase
-from leftover_services import end_services
 from services.local.conftest import of_service
 from services.local.programs import server
 from waiting import wait_for
@@ -33,14 +31,6 @@ lease = platform.services.ensure(spec, "killed", lease="0.5s")
 print("ready", flush=True)
 time.sleep(1000)
 """
-
-
-@pytest.fixture
-def platform(directory: Path) -> Iterator[fd.Platform]:
-    opened = fd.open(directory)
-    yield opened
-    opened.close()
-    end_services(directory)
 
 
 def long_ago(directory: Path) -> None:
